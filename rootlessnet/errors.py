@@ -79,6 +79,29 @@ def report(error: BaseException) -> None:
     complain(reason(error) + (f"\n  hint: {advice}" if advice else ""))
 
 
+def complain_hint(text: str) -> None:
+    """Print a next step after an error line."""
+    try:
+        os.write(2, f"  hint: {text}\n".encode())
+    except OSError:
+        pass
+
+
 def warn(text: str) -> None:
     """Say what will not work, and go on."""
     complain(f"warning: {text}")
+
+
+_debugging = False
+
+
+def set_debug() -> None:
+    """Let `debug` print."""
+    global _debugging
+    _debugging = True
+
+
+def debug(text: str) -> None:
+    """Say what is being done, when --debug asks for it."""
+    if _debugging:
+        complain(f"debug: {text}")

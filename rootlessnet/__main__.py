@@ -1,0 +1,73 @@
+"""The program: find the command, run it, turn a failure into one line and an exit status."""
+
+from __future__ import annotations
+
+import sys
+
+from rootlessnet import errors
+from rootlessnet.kernel import signals
+
+COMMANDS = {
+    "enter": "run a command inside",
+    "status": "show this instance, or --all",
+    "ps": "show who uses it",
+    "path": "print the path of its network namespace",
+}
+
+
+def main() -> int:
+    """Run sys.argv; returns the exit status (125 for every failure of ours)."""
+    try:
+        return _run(sys.argv[1:])
+    except errors.UsageError as error:
+        errors.report(error)
+        errors.complain_hint("rootlessnet --help shows the commands and their options")
+        return error.status
+    except errors.Error as error:
+        errors.report(error)
+        return error.status
+    except BrokenPipeError:
+        return signals.die_of(signals.SIGPIPE)
+    except KeyboardInterrupt:
+        return signals.die_of(signals.SIGINT)
+
+
+def _run(argv: list[str]) -> int:
+    from rootlessnet.cli import arguments
+
+    # Options may also stand before the name of the command.
+    position = 0
+    while position < len(argv) and argv[position].startswith("-"):
+        position += 2 if argv[position] == "--static-dir" else 1
+    before, rest = argv[:position], argv[position:]
+    if before and before[-1] == "--version":
+        from importlib.metadata import version
+
+        print(f"rootlessnet {version('rootlessnet')}")
+        return 0
+    if not rest:
+        if before and before[-1] not in ("-h", "--help"):
+            arguments.parse(before, arguments.COMMON)
+        _print_help()
+        return 0 if before else errors.EXIT_FAILURE
+    name = rest[0]
+    if name not in COMMANDS:
+        raise errors.UsageError(f"unknown command {name}")
+    if name == "enter":
+        from rootlessnet.cli import enter as module
+    else:
+        from importlib import import_module
+
+        module = import_module(f"rootlessnet.cli.{name}")
+    return module.main([*before, *rest[1:]])
+
+
+def _print_help() -> None:
+    print("usage: rootlessnet [--static-dir DIR] [--debug] COMMAND [OPTIONS]\n\ncommands:")
+    for name, text in COMMANDS.items():
+        print(f"  {name:<12}{text}")
+    print("\nrootlessnet COMMAND --help shows the options of one; man rootlessnet explains all.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Command lines, parsed by hand: `enter` is run often, and argparse alone costs it 6 ms.
+
+An option is data, from which the parser, --help and the shell completions all follow.
+"""
+
+from __future__ import annotations
+
+from rootlessnet.errors import UsageError, set_debug
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Option:
+    """--name, perhaps -short; with a metavar it takes a value. Any option may be repeated."""
+
+    __slots__ = ("metavar", "name", "short", "text")
+
+    def __init__(self, name: str, text: str, *, metavar: str = "", short: str = "") -> None:
+        self.name = name
+        self.short = short
+        self.metavar = metavar
+        self.text = text
+
+
+COMMON = (
+    Option("static-dir", "which instance: the static dir it belongs to", metavar="DIR"),
+    Option("debug", "say on stderr what is being done"),
+    Option("help", "print this help", short="h"),
+)
+
+JSON = Option("json", "print one JSON document")
+
+CREATE = (
+    Option("driver", "how to connect: slirp4netns", metavar="NAME"),
+    Option("option", "driver option", metavar="KEY=VALUE", short="o"),
+    Option("linger", "keep the instance so long after the last lease (0)", metavar="SECONDS"),
+    Option("timeout", "for the instance to be ready (10)", metavar="SECONDS"),
+)
+
+Values = dict[str, list[str]]
+
+
+def parse(
+    argv: Sequence[str], options: Sequence[Option], *, stop_at_word: bool = False
+) -> tuple[Values, list[str]]:
+    """The values of each option that was given, by name, and the remaining words.
+
+    With stop_at_word everything from the first word on is left alone (it is a command line of its
+    own). An option without metavar has empty strings as values. Raises UsageError.
+    """
+    known = {f"--{option.name}": option for option in options}
+    known.update({f"-{option.short}": option for option in options if option.short})
+    values: Values = {}
+    words: list[str] = []
+    left = list(argv)
+    while left:
+        item = left.pop(0)
+        if item == "--":
+            words += left
+            break
+        if item == "-" or not item.startswith("-"):
+            words.append(item)
+            if stop_at_word:
+                words += left
+                break
+            continue
+        if item.startswith("--"):
+            name, equals, value = item.partition("=")
+        else:
+            name, value = item[:2], item[2:]
+            equals = "=" if value else ""
+        option = known.get(name)
+        if option is None:
+            raise UsageError(f"unknown option {name}")
+        if not option.metavar:
+            if equals:
+                raise UsageError(f"option {name} takes no value")
+        elif not equals:
+            if not left:
+                raise UsageError(f"option {name} needs a value: {name} {option.metavar}")
+            value = left.pop(0)
+        values.setdefault(option.name, []).append(value)
+    if "debug" in values:
+        set_debug()
+    return values, words
+
+
+def last(values: Values, name: str) -> str:
+    """The value of an option that was given last; empty when it was not given."""
+    return values.get(name, [""])[-1]
+
+
+def no_words(words: Sequence[str]) -> None:
+    """Raise UsageError for words that a command has no use for."""
+    if words:
+        raise UsageError(f"unexpected argument {words[0]}")
+
+
+def help_text(usage: str, what: str, options: Sequence[Option]) -> str:
+    """The text of --help."""
+    lines = [f"usage: rootlessnet {usage}", "", what, "", "options:"]
+    for option in options:
+        short = f"-{option.short}, " if option.short else "    "
+        left = f"  {short}--{option.name} {option.metavar}".rstrip()
+        lines.append(f"{left:<30}{option.text}")
+    return "\n".join(lines)

@@ -1,0 +1,170 @@
+"""rootlessnet enter: run a command inside.
+
+The warm path, an instance that runs already, is one lock, one open, one setns, one unshare and
+exec, without a message to the supervisor. What costs a millisecond to import is not imported here:
+only what makes a new instance needs it, and imports it there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from rootlessnet.cli import arguments
+from rootlessnet.errors import Error, UsageError, debug
+from rootlessnet.instance import lease, paths, request, start, state
+from rootlessnet.kernel import libc, namespaces, signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from rootlessnet.instance.paths import Instance
+    from rootlessnet.instance.state import Holder
+
+OPTIONS = (
+    *arguments.COMMON,
+    *arguments.CREATE,
+    arguments.Option("keep-id", "run as your own uid instead of root inside"),
+    arguments.Option("chdir", "change to this directory first", metavar="DIR", short="C"),
+)
+
+USAGE = "enter [OPTIONS] [--] [COMMAND [ARGUMENT...]]"
+WHAT = "Run COMMAND (default: $SHELL) in the shared network namespace; make it if need be."
+
+
+def main(argv: list[str]) -> int:
+    values, command = arguments.parse(argv, OPTIONS, stop_at_word=True)
+    if "help" in values:
+        print(arguments.help_text(USAGE, WHAT, OPTIONS))
+        return 0
+    requested = read_request(values)
+    directory = _working_directory(arguments.last(values, "chdir"))
+    command = command or [_shell()]
+    if not command[0]:
+        raise UsageError("the command is an empty word")
+    instance = paths.find(arguments.last(values, "static-dir"))
+    taken = lease.keep_across_exec(start.use(instance, requested))
+    debug(f"instance {instance.name}, lease on descriptor {taken}")
+    environment = _join(instance, keep_id="keep-id" in values)
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise Error(
+            "change the directory inside", hint="not every directory is there; try -C /"
+        ) from error
+    _exec(command, environment)
+
+
+def read_request(values: arguments.Values) -> request.Requested:
+    """What the options ask of the instance. Raises Error."""
+    requested = request.Requested()
+    requested.driver = arguments.last(values, "driver")
+    requested.options = values.get("option", [])
+    if "linger" in values:
+        requested.linger = request.seconds("--linger", arguments.last(values, "linger"))
+    if "timeout" in values:
+        requested.timeout = request.seconds(
+            "--timeout", arguments.last(values, "timeout"), minimum=0.1
+        )
+    return requested
+
+
+def _working_directory(given: str) -> str:
+    """The directory in which the command will be run: its path, as namespaces change under it."""
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        if given.startswith("/"):
+            return given
+        raise Error("find the working directory", hint="cd to one that exists") from error
+    return os.path.join(here, given)
+
+
+def _shell() -> str:
+    shell = os.environ.get("SHELL", "")
+    if not shell:
+        import pwd
+
+        try:
+            shell = pwd.getpwuid(os.getuid()).pw_shell
+        except KeyError:
+            pass
+    return shell or "/bin/sh"
+
+
+def join(instance: Instance) -> Holder:
+    """Move this process into the instance of which it holds a lease. Raises Error."""
+    for _ in range(2):
+        holder = state.read_holder(instance)
+        if holder is None:
+            break
+        if holder.netns == namespaces.inode("self", "net"):
+            return holder  # inside already
+        try:
+            pidfd = holder.open()
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+        try:
+            namespaces.join(pidfd, namespaces.join_flags(holder.userns))
+            # A private copy of the mounts, so that a command can mount without disturbing others.
+            libc.unshare(libc.CLONE_NEWNS)
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                continue
+            raise Error(
+                "join the instance",
+                hint="it belongs to another user namespace: run this where it was started, or "
+                "give another --static-dir"
+                if error.errno == errno.EPERM
+                else "",
+            ) from error
+        finally:
+            os.close(pidfd)
+        return holder
+    raise Error(
+        "join the instance: its holder is gone",
+        hint="run it again once the other users have ended: rootlessnet ps",
+    )
+
+
+def _join(instance: Instance, *, keep_id: bool) -> dict[str, str]:
+    """Join, and return the environment for the command."""
+    uid, gid = os.geteuid(), os.getegid()
+    userns_before = namespaces.inode("self", "user")
+    holder = join(instance)
+    environment = dict(os.environ)
+    environment["ROOTLESSNET"] = instance.name
+    path = environment.get("PATH", os.defpath)
+    if "/usr/sbin" not in path.split(":"):
+        environment["PATH"] = f"{path}:/usr/sbin"
+    if holder.userns != userns_before:
+        # By these podman and buildah know that they need no user namespace of their own.
+        environment["_CONTAINERS_USERNS_CONFIGURED"] = "done"
+        environment["_CONTAINERS_ROOTLESS_UID"] = str(uid)
+        environment["_CONTAINERS_ROOTLESS_GID"] = str(gid)
+    if keep_id:
+        for name in ("USERNS_CONFIGURED", "ROOTLESS_UID", "ROOTLESS_GID"):
+            environment.pop(f"_CONTAINERS_{name}", None)
+        if uid != os.geteuid():
+            from rootlessnet.kernel import idmap
+
+            idmap.become(uid, gid)
+    return environment
+
+
+def _exec(command: list[str], environment: dict[str, str]) -> NoReturn:
+    # Python ignores these two, and an ignored signal stays ignored in the command.
+    signals.restore(signals.SIGPIPE)
+    signals.restore(signals.SIGXFSZ)
+    os.environ["PATH"] = environment["PATH"]
+    try:
+        os.execvpe(command[0], command, environment)
+    except FileNotFoundError as error:
+        if "/" in command[0] and os.path.exists(command[0]):
+            raise Error(f"run {command[0]}: its interpreter is not found", status=127) from error
+        raise Error(f"run {command[0]}: command not found", status=127) from None
+    except ValueError as error:
+        raise UsageError(f"run {command[0]!r}: {error}") from None
+    except OSError as error:
+        raise Error(f"run {command[0]}: {error.strerror}", status=126) from None

@@ -1,0 +1,26 @@
+"""rootlessnet path: where the network namespace is, for nsenter and its like."""
+
+from __future__ import annotations
+
+from rootlessnet.cli import arguments
+from rootlessnet.errors import Error
+from rootlessnet.instance import paths, state
+
+OPTIONS = arguments.COMMON
+
+
+def main(argv: list[str]) -> int:
+    values, words = arguments.parse(argv, OPTIONS)
+    if "help" in values:
+        print(arguments.help_text("path [OPTIONS]", "Print the path of the netns.", OPTIONS))
+        return 0
+    arguments.no_words(words)
+    instance = paths.find(arguments.last(values, "static-dir"))
+    holder = state.read_holder(instance)
+    if holder is None or not state.is_alive(holder.pid, holder.started):
+        raise Error(
+            f"find the network namespace: {instance.name} is not running",
+            hint="rootlessnet enter starts it",
+        )
+    print(f"/proc/{holder.pid}/ns/net")
+    return 0

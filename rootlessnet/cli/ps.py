@@ -1,0 +1,33 @@
+"""rootlessnet ps: the leases and the processes inside."""
+
+from __future__ import annotations
+
+from rootlessnet.cli import arguments
+from rootlessnet.instance import paths, view
+
+OPTIONS = (*arguments.COMMON, arguments.JSON)
+
+
+def main(argv: list[str]) -> int:
+    values, words = arguments.parse(argv, OPTIONS)
+    if "help" in values:
+        print(arguments.help_text("ps [OPTIONS]", "Show who uses the instance.", OPTIONS))
+        return 0
+    arguments.no_words(words)
+    instance = paths.find(arguments.last(values, "static-dir"))
+    leases, processes = view.leases(instance), view.processes(instance)
+    if "json" in values:
+        import json
+
+        print(json.dumps({"leases": leases, "processes": processes}, indent=2))
+        return 0
+    rows = [("PID", "USER", "SINCE", "LEASE", "COMMAND")]
+    rows += [
+        (str(p["pid"]), p["user"], p["since"], "yes" if p["lease"] else "no", p["command"])
+        for p in processes
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        left = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        print(f"{left}  {row[4]}")
+    return 0

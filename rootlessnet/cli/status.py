@@ -1,0 +1,58 @@
+"""rootlessnet status: what runs, how it is connected, and who uses it."""
+
+from __future__ import annotations
+
+from rootlessnet.cli import arguments
+from rootlessnet.instance import paths, view
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+OPTIONS = (
+    *arguments.COMMON,
+    arguments.JSON,
+    arguments.Option("all", "every instance of this user"),
+)
+
+
+def main(argv: list[str]) -> int:
+    values, words = arguments.parse(argv, OPTIONS)
+    if "help" in values:
+        print(arguments.help_text("status [OPTIONS]", "Show the instance.", OPTIONS))
+        return 0
+    arguments.no_words(words)
+    if "all" in values:
+        documents = [view.status(instance) for instance in view.all_instances()]
+    else:
+        documents = [view.status(paths.find(arguments.last(values, "static-dir")))]
+    if "json" in values:
+        import json
+
+        print(json.dumps(documents if "all" in values else documents[0], indent=2))
+    elif not documents:
+        print("no instance")
+    else:
+        print("\n\n".join(describe(document) for document in documents))
+    return 0
+
+
+def describe(document: dict[str, Any]) -> str:
+    """The document for people."""
+    lines = [f"{document['name']}: {document['state']}", f"  static dir  {document['static_dir']}"]
+    driver = document["driver"]
+    if driver is None:
+        return "\n".join(lines)
+    lines += [
+        f"  network     {driver['address']} in {driver['cidr']}, gateway {driver['gateway']}, "
+        f"DNS {driver['dns']}",
+        f"  driver      {driver['name']} {driver['version']}, "
+        + (f"pid {driver['pid']}" if driver["pid"] else "not running")
+        + f", mtu {driver['mtu']}, IPv6 {'on' if driver['ipv6'] else 'off'}"
+        + (f", restarted {driver['restarts']} times" if driver["restarts"] else ""),
+        f"  netns       {document['netns']['path']} (inode {document['netns']['inode']})",
+        f"  supervisor  {document['supervisor']['pid'] or 'not running'}",
+        f"  leases      {len(document['leases']) or 'none'}",
+    ]
+    lines += [f"    {lease['id']:<10}{lease['command']}" for lease in document["leases"]]
+    return "\n".join(lines)

@@ -1,0 +1,160 @@
+"""The driver options that `-o KEY=VALUE` and containers.conf's network_cmd_options take.
+
+Names and messages are podman's (4.3 libpod/networking_slirp4netns.go), byte for byte, so that a
+user who searches for one finds podman's answers. What slirp4netns itself would refuse later is
+refused here too, before anything is started.
+"""
+
+from __future__ import annotations
+
+from rootlessnet.errors import Error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Options = dict[str, "str | int | bool"]
+
+DEFAULT_CIDR = "10.0.2.0/24"
+DEFAULT_MTU = 65520
+MAX_MTU = 65521
+"""slirp4netns' own limit: 65535 less an Ethernet header, as its main.c has it."""
+
+
+def defaults() -> Options:
+    """Every option with its default; an empty outbound address means that the kernel chooses."""
+    return {
+        "cidr": DEFAULT_CIDR,
+        "mtu": DEFAULT_MTU,
+        "enable_ipv6": True,
+        "allow_host_loopback": False,
+        "outbound_addr": "",
+        "outbound_addr6": "",
+        "port_handler": "rootlesskit",
+        "dns_fallback": False,
+    }
+
+
+def parse(pairs: Iterable[str], source: str = "-o") -> Options:
+    """The options that were given, checked and in their types; a later one wins.
+
+    Raises Error with podman's message; source says where the option was.
+    """
+    result: Options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        check = _CHECKS.get(key)
+        try:
+            if not equals or check is None:
+                raise ValueError(f"unknown option for slirp4netns: {quote(pair)}")
+            result[key] = check(key, value)
+        except ValueError as error:
+            advice = "" if check else f"options are {', '.join(_CHECKS)}"
+            raise Error(f"{source} {pair}: {error}", hint=advice) from None
+    return result
+
+
+def quote(text: str) -> str:
+    """Go's %q, in which podman prints values."""
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
+
+
+def show(value: str | int | bool) -> str:
+    """A value as it is written on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cidr(key: str, value: str) -> str:
+    import ipaddress
+
+    try:
+        if not value.rpartition("/")[2].isdecimal() or "/" not in value:
+            raise ValueError
+        network = ipaddress.IPv4Network(value, strict=False)
+    except ValueError:
+        raise ValueError(f"invalid cidr {quote(value)}") from None
+    if network.network_address != ipaddress.IPv4Address(value.partition("/")[0]):
+        raise ValueError(
+            f"invalid cidr {quote(value)}: has to be a network address such as {network}"
+        )
+    if not 1 <= network.prefixlen <= 25:
+        raise ValueError(
+            f"invalid cidr {quote(value)}: slirp4netns needs a prefix length from 1 to 25"
+        )
+    return str(network)
+
+
+def _mtu(key: str, value: str) -> int:
+    digits = value[1:] if value[:1] in ("+", "-") else value
+    if not (digits.isascii() and digits.isdecimal()) or int(value) < 68:
+        raise ValueError(f"invalid mtu {quote(value)}")
+    if int(value) > MAX_MTU:
+        raise ValueError(f"invalid mtu {quote(value)}: slirp4netns takes at most {MAX_MTU}")
+    return int(value)
+
+
+def _flag(key: str, value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError(f"invalid value of {key} for slirp4netns: {quote(value)}")
+    return value == "true"
+
+
+def _outbound_addr(key: str, value: str) -> str:
+    import ipaddress
+
+    version: type = ipaddress.IPv6Address if key.endswith("6") else ipaddress.IPv4Address
+    try:
+        version(value)
+    except ValueError:
+        if not _is_interface(value):
+            separator = ":" if key.endswith("6") else ""
+            raise ValueError(f"invalid {key}{separator} {quote(value)}") from None
+        if key.endswith("6"):
+            # slirp4netns looks the name up under its IPv4 option: peers call this one broken.
+            raise ValueError(
+                f"invalid {key}: {quote(value)}: slirp4netns takes an IPv6 address only here"
+            ) from None
+    return value
+
+
+def _is_interface(name: str) -> bool:
+    import socket
+
+    try:
+        socket.if_nametoindex(name)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _port_handler(key: str, value: str) -> str:
+    if value not in ("slirp4netns", "rootlesskit"):
+        raise ValueError(f"unknown port_handler for slirp4netns: {quote(value)}")
+    return value
+
+
+_CHECKS: dict[str, Callable[[str, str], str | int | bool]] = {
+    "cidr": _cidr,
+    "mtu": _mtu,
+    "enable_ipv6": _flag,
+    "allow_host_loopback": _flag,
+    "outbound_addr": _outbound_addr,
+    "outbound_addr6": _outbound_addr,
+    "port_handler": _port_handler,
+    "dns_fallback": _flag,
+}
+
+
+class Addressing:
+    """The addresses of the instance, computed from the cidr: network +2, +3 and +100."""
+
+    def __init__(self, cidr: str) -> None:
+        import ipaddress
+
+        network = ipaddress.IPv4Network(cidr)
+        self.cidr = cidr
+        self.gateway = str(network[2])
+        self.dns = str(network[3])
+        self.address = str(network[100])

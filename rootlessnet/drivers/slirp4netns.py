@@ -1,0 +1,148 @@
+"""The slirp4netns driver: what it can do, how it is called, when it is ready.
+
+It runs in the caller's own namespaces and joins the holder's by pid for as long as it takes to
+make tap0. Two pipes tie it to us:
+
+    ready   it writes "1" once the network works, and closes; so does its death, at once, because
+            we keep no copy of the writing end.
+    exit    the writing end is held by supervisor and holder; when both are gone slirp4netns ends.
+            Without this it would never end by itself, since its tap keeps the namespace alive.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rootlessnet.errors import Error
+from rootlessnet.kernel import spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rootlessnet.drivers.options import Options
+
+NAME = "slirp4netns"
+TAP = "tap0"
+
+_READY_FD = 3
+_EXIT_FD = 4
+
+# Substrings of `slirp4netns --help`, by which podman and RootlessKit tell what a version can do.
+_FEATURES = (
+    "--disable-host-loopback",
+    "--mtu",
+    "--enable-sandbox",
+    "--enable-seccomp",
+    "--cidr",
+    "--outbound-addr",
+    "--enable-ipv6",
+    "--exit-fd",
+    "--ready-fd",
+)
+
+
+class Probe:
+    """Asks the program once for its features and version, while the caller does other things."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._help = spawn.Output([path, "--help"])
+            self._version = spawn.Output([path, "--version"])
+        except OSError as error:
+            raise Error(f"start {NAME}: {path}: {error.strerror}", hint=_INSTALL) from error
+
+    def finish(self) -> Features:
+        """Raises Error when the program cannot be run or is none that we know."""
+        _, text = self._help.finish()
+        _, version = self._version.finish()
+        found = frozenset(name for name in _FEATURES if name in text)
+        if "--ready-fd" not in found:
+            first = (text.strip() or "no output").splitlines()[0]
+            raise Error(f"ask {self.path} for its features: {first}", hint=_INSTALL)
+        words = version.split()
+        return Features(self.path, found, words[2] if len(words) > 2 else "unknown")
+
+
+_INSTALL = "install slirp4netns 0.4.0 or newer (Debian: apt install slirp4netns)"
+
+
+class Features:
+    """What this slirp4netns can do."""
+
+    def __init__(self, path: str, flags: frozenset[str], version: str) -> None:
+        self.path = path
+        self.flags = flags
+        self.version = version
+
+
+def find(configured: str = "") -> str:
+    """The path of the program: as configured (containers.conf network_cmd_path), else on PATH."""
+    path = spawn.find(configured or NAME)
+    if path is None:
+        raise Error(f"start {NAME}: {configured or NAME} not found", hint=_INSTALL)
+    return path
+
+
+def arguments(options: Options, features: Features, target: list[str]) -> list[str]:
+    """The whole command line, in podman's order. Raises Error for an option it cannot do.
+
+    target names the namespaces: a pid, or `--netns-type=path PATH`.
+    """
+    has = features.flags
+    line = [features.path]
+    if not options["allow_host_loopback"] and "--disable-host-loopback" in has:
+        line.append("--disable-host-loopback")
+    if "--mtu" in has:
+        line.append(f"--mtu={options['mtu']}")
+    if "--enable-sandbox" in has:
+        line.append("--enable-sandbox")
+    if "--enable-seccomp" in has:
+        line.append("--enable-seccomp")
+    if options["cidr"] != "10.0.2.0/24":
+        _require("--cidr" in has, "cidr not supported", features)
+        line.append(f"--cidr={options['cidr']}")
+    if options["enable_ipv6"]:
+        _require("--enable-ipv6" in has, "enable_ipv6 not supported", features)
+        line.append("--enable-ipv6")
+    if options["outbound_addr"]:
+        _require("--outbound-addr" in has, "outbound_addr not supported", features)
+        line.append(f"--outbound-addr={options['outbound_addr']}")
+    if options["outbound_addr6"]:
+        _require("--outbound-addr" in has, "outbound_addr6 not supported", features)
+        _require(
+            bool(options["enable_ipv6"]),
+            "enable_ipv6=true is required for outbound_addr6",
+            features,
+        )
+        line.append(f"--outbound-addr6={options['outbound_addr6']}")
+    line += ["-c", "-r", str(_READY_FD)]
+    if "--exit-fd" in has:
+        line += ["-e", str(_EXIT_FD)]
+    return [*line, *target, TAP]
+
+
+def _require(supported: bool, message: str, features: Features) -> None:
+    if not supported:
+        raise Error(
+            f"start {NAME}: {message}",
+            hint=f"{features.path} is version {features.version}; 1.1.0 and newer can do all",
+        )
+
+
+def start(line: list[str], exit_pipe: int, log: int) -> tuple[int, int]:
+    """Start it; its pid, and the reading end of the ready pipe, which the caller owns.
+
+    exit_pipe is the reading end of the exit pipe; log takes stdout and stderr.
+    """
+    ready, write = os.pipe()
+    try:
+        pid = spawn.start(line, descriptors={1: log, 2: log, _READY_FD: write, _EXIT_FD: exit_pipe})
+    except OSError as error:
+        os.close(ready)
+        raise Error(f"start {NAME}: {line[0]}", hint=_INSTALL) from error
+    except BaseException:
+        os.close(ready)
+        raise
+    finally:
+        os.close(write)
+    return pid, ready

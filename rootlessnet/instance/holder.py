@@ -1,0 +1,169 @@
+"""The holder: the process in which the instance's namespaces live, and nothing else.
+
+A child of the supervisor makes the namespaces and mounts, and then becomes `sleep infinity`, which
+costs next to nothing. No bind mount pins a namespace: when the holder and all users are gone, so
+are they, also after a crash.
+
+parent (supervisor)                       child (holder)
+    fork ------------------------------>  dies with the parent until told to stay
+                                          unshare user, mount and network namespace
+    <------------------------------ "U"
+    map ids (newuidmap, newgidmap)
+    "M" ------------------------------->  mounts
+    <------------------------- "R" or an error
+    ... starts the driver, publishes ...
+    "S" ------------------------------->  no longer dies with the parent; exec sleep
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from rootlessnet.errors import Error, reason
+from rootlessnet.errors import hint as hint_of
+from rootlessnet.instance import mounts
+from rootlessnet.instance.state import Holder
+from rootlessnet.kernel import idmap, libc, namespaces, process, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_USERNS_HINT = "run rootlessnet doctor: this machine may forbid user namespaces"
+
+
+class Starting:
+    """A holder on its way; `stay` makes it permanent, closing this without ends it."""
+
+    def __init__(self, pid: int, channel: int) -> None:
+        self.pid = pid
+        self.record: Holder
+        self.warning = ""
+        self._channel = channel
+
+    def stay(self) -> None:
+        """Let it outlive this process. Raises Error when it has died."""
+        _send(self._channel, "S")
+        # It answers by closing the channel at exec; a holder that died answers alike, so look.
+        _receive(self._channel, 5)
+        if not os.path.exists(f"/proc/{self.pid}/ns/net"):
+            raise Error("keep the namespaces: the holder has died")
+
+    def close(self) -> None:
+        os.close(self._channel)
+
+
+def start(root: str, runtime_dir: str, keep_open: int, seconds: float) -> Starting:
+    """Make the namespaces and their mounts. Raises Error, and nothing is left then.
+
+    keep_open is a descriptor that the holder keeps for life (the exit pipe's writing end).
+    """
+    import socket
+
+    sleep = spawn.find("sleep")
+    if sleep is None:
+        raise Error("start the holder: sleep not found", hint="install coreutils")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        # --- holder ---
+        ours.close()
+        _become(parent, theirs.detach(), root, runtime_dir, sleep, keep_open)
+    # --- supervisor ---
+    theirs.close()
+    starting = Starting(pid, ours.detach())
+    try:
+        _expect(starting, "U", seconds)
+        new_userns = namespaces.inode(pid, "user") != namespaces.inode("self", "user")
+        if new_userns:
+            starting.warning = idmap.apply(pid)
+        _send(starting._channel, "M")
+        _expect(starting, "R", seconds)
+        starting.record = Holder(
+            pid,
+            process.start_time(pid),
+            namespaces.inode(pid, "user"),
+            namespaces.inode(pid, "net"),
+            namespaces.inode(pid, "mnt"),
+        )
+    except BaseException:
+        starting.close()
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        raise
+    return starting
+
+
+def _become(
+    parent: int, channel: int, root: str, runtime_dir: str, sleep: str, keep_open: int
+) -> NoReturn:
+    try:
+        libc.prctl(libc.PR_SET_PDEATHSIG, 9)
+        if os.getppid() != parent:
+            os._exit(1)
+        try:
+            _unshare()
+            _send(channel, "U")
+            if _receive(channel, None) != "M":
+                os._exit(1)
+            mounts.set_up(root, runtime_dir)
+            _send(channel, "R")
+        except (Error, OSError) as error:
+            _send(channel, f"E{reason(error)}\0{hint_of(error)}")
+            os._exit(1)
+        if _receive(channel, None) != "S":
+            os._exit(1)
+        os.setsid()
+        os.set_inheritable(keep_open, True)
+        # The last word of the parent has come: from here on we live without it.
+        libc.prctl(libc.PR_SET_PDEATHSIG, 0)
+        os.execve(sleep, ["sleep", "infinity"], {})
+    finally:
+        # Never back into the code of the parent.
+        os._exit(1)
+
+
+def needs_user_namespace() -> bool:
+    """Not when we may already make network namespaces: as root, or inside `podman unshare`."""
+    return not namespaces.has_capability(namespaces.CAP_SYS_ADMIN)
+
+
+def _unshare() -> None:
+    flags = libc.CLONE_NEWNS | libc.CLONE_NEWNET
+    if needs_user_namespace():
+        flags |= libc.CLONE_NEWUSER
+    try:
+        libc.unshare(flags)
+    except OSError as error:
+        raise Error("make the namespaces", hint=_USERNS_HINT) from error
+
+
+def _send(channel: int, text: str) -> None:
+    try:
+        os.write(channel, text.encode(errors="replace")[:4000])
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
+def _receive(channel: int, seconds: float | None) -> str:
+    """One message; empty when the other side is gone, or at the deadline."""
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    if not poll.poll(None if seconds is None else seconds * 1000):
+        return ""
+    try:
+        return os.read(channel, 4096).decode(errors="replace")
+    except ConnectionResetError:
+        return ""
+
+
+def _expect(starting: Starting, word: str, seconds: float) -> None:
+    answer = _receive(starting._channel, seconds)
+    if answer == word:
+        return
+    if answer.startswith("E"):
+        text, _, advice = answer[1:].partition("\0")
+        raise Error(text, hint=advice)
+    raise Error("make the namespaces: the holder died or gave no answer")

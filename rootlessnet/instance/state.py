@@ -1,0 +1,124 @@
+"""What is known of a running instance, on disk.
+
+$XDG_RUNTIME_DIR/rootlessnet/<name>/     0700
+    lease.fifo      who uses it (rootlessnet.instance.lease)
+    leases/         a record for each named lease; counts until it is removed
+    holder          "PID START USERNS NETNS MNTNS\\n", all that a command needs in order to join
+    state.json      everything else; published last, replaced by rename
+    log             what supervisor and driver said
+    root/           what is mounted inside (rootlessnet.instance.mounts)
+
+Nothing here is believed after a reboot, or without a look at the process it names: a record holds
+pid and start time, and the boot id.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rootlessnet.errors import Error
+from rootlessnet.kernel import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootlessnet.instance.paths import Instance
+
+HOLDER = "holder"
+STATE = "state.json"
+LOG = "log"
+ROOT = "root"
+LEASES = "leases"
+
+_MAX_SIZE = 1 << 20
+
+
+class Holder:
+    """The holder's identity, and the inode numbers of its namespaces."""
+
+    __slots__ = ("mntns", "netns", "pid", "started", "userns")
+
+    def __init__(self, pid: int, started: int, userns: int, netns: int, mntns: int) -> None:
+        self.pid = pid
+        self.started = started
+        self.userns = userns
+        self.netns = netns
+        self.mntns = mntns
+
+    def open(self) -> int:
+        """A pidfd of it, whose namespaces are still those of the record.
+
+        Raises ProcessLookupError when it is gone. The caller owns the descriptor.
+        """
+        return process.open_process(self.pid, self.started)
+
+
+def read_holder(instance: Instance) -> Holder | None:
+    """The holder's record; None when there is none that makes sense."""
+    try:
+        with open(instance.path(HOLDER), "rb", buffering=0) as file:
+            numbers = [int(word) for word in file.read(256).split()]
+        return Holder(*numbers)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_holder(instance: Instance, holder: Holder) -> None:
+    """Record the holder."""
+    text = f"{holder.pid} {holder.started} {holder.userns} {holder.netns} {holder.mntns}\n"
+    replace(instance.path(HOLDER), text.encode())
+
+
+def replace(path: str, data: bytes) -> None:
+    """Write a file so that a reader sees the old or the new one, whole. Raises OSError."""
+    temporary = f"{path}.new"
+    fd = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    try:
+        written = 0
+        while written < len(data):
+            written += os.write(fd, data[written:])
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+
+
+def boot_id() -> str:
+    """Tells state of this boot from state of an earlier one."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def read(instance: Instance) -> dict[str, Any] | None:
+    """state.json; None when there is none, it is damaged, or of an earlier boot."""
+    import json
+
+    try:
+        with open(instance.path(STATE), "rb") as file:
+            state = json.loads(file.read(_MAX_SIZE))
+        if isinstance(state, dict) and state["boot_id"] == boot_id():
+            return state
+    except (OSError, ValueError, KeyError, RecursionError):
+        pass
+    return None
+
+
+def write(instance: Instance, state: dict[str, Any]) -> None:
+    """Publish state.json. Raises Error when there is no room."""
+    import json
+
+    try:
+        replace(instance.path(STATE), (json.dumps(state, indent=1) + "\n").encode())
+    except OSError as error:
+        raise Error("write the state") from error
+
+
+def is_alive(pid: int, started: int) -> bool:
+    """Whether the process of a record is still there."""
+    try:
+        os.close(process.open_process(pid, started))
+    except OSError:
+        return False
+    return True

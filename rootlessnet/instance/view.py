@@ -1,0 +1,171 @@
+"""An instance as `status --json`, `ps --json` and `path` show it: the record, held against the
+processes that it names. Looking changes nothing."""
+
+from __future__ import annotations
+
+import os
+
+from rootlessnet.instance import lease, paths, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootlessnet.instance.paths import Instance
+
+
+def status(instance: Instance) -> dict[str, Any]:
+    """The document of `status --json`; with no instance its state is "down"."""
+    import psutil
+
+    record = state.read(instance)
+    holder = state.read_holder(instance)
+    if record is None or holder is None or not _holder_lives(instance, holder):
+        return _down(instance)
+    supervisor = _living(record["supervisor"])
+    driver = dict(record["driver"])
+    if driver["pid"] is not None and not state.is_alive(driver["pid"], driver["started"]):
+        driver["pid"] = None
+    driver.pop("started", None)
+    driver.pop("program", None)
+    how = record["state"]
+    if supervisor is None or driver["pid"] is None:
+        how = "degraded"
+    rss = None
+    if supervisor is not None:
+        try:
+            rss = psutil.Process(supervisor).memory_info().rss
+        except psutil.Error:
+            supervisor = None
+    return {
+        "name": instance.name,
+        "static_dir": record["static_dir"],
+        "state": how,
+        "netns": {"path": f"/proc/{holder.pid}/ns/net", "inode": holder.netns},
+        "userns_inode": holder.userns,
+        "supervisor": {
+            "pid": supervisor,
+            "scope": record["supervisor"]["scope"],
+            "rss_bytes": rss,
+        },
+        "holder": {"pid": holder.pid},
+        "driver": driver,
+        "linger": record["linger"],
+        "leases": leases(instance),
+        "ports": [],
+        "containers": [],
+    }
+
+
+def _holder_lives(instance: Instance, holder: state.Holder) -> bool:
+    return state.is_alive(holder.pid, holder.started)
+
+
+def _living(record: dict[str, Any]) -> int | None:
+    alive = state.is_alive(record["pid"], record["started"])
+    return int(record["pid"]) if alive else None
+
+
+def _down(instance: Instance) -> dict[str, Any]:
+    return {
+        "name": instance.name,
+        "static_dir": instance.static_dir,
+        "state": "down",
+        "netns": None,
+        "userns_inode": None,
+        "supervisor": None,
+        "holder": None,
+        "driver": None,
+        "linger": None,
+        "leases": [],
+        "ports": [],
+        "containers": [],
+    }
+
+
+def leases(instance: Instance) -> list[dict[str, Any]]:
+    """The users: for each lease the process that took it, or the eldest that it was left to."""
+    import psutil
+
+    pids = set(lease.holders(instance))
+    found = []
+    for pid in sorted(pids):
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                if process.ppid() in pids or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                found.append(
+                    {
+                        "id": str(pid),
+                        "kind": "process",
+                        "pid": pid,
+                        "command": command_line(process),
+                        "since": timestamp(process.create_time()),
+                    }
+                )
+        except psutil.Error:
+            continue
+    return found
+
+
+def processes(instance: Instance) -> list[dict[str, Any]]:
+    """Every process inside that is none of ours, with whether it holds a lease."""
+    import psutil
+
+    from rootlessnet.kernel import process as kernel_process
+
+    holder = state.read_holder(instance)
+    if holder is None or not _holder_lives(instance, holder):
+        return []
+    pids = set(lease.holders(instance))
+    found = []
+    for pid in kernel_process.inside_netns(holder.netns):
+        if pid in (holder.pid, os.getpid()):
+            continue
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                found.append(
+                    {
+                        "pid": pid,
+                        "ppid": process.ppid(),
+                        "user": process.username(),
+                        "command": command_line(process),
+                        "since": timestamp(process.create_time()),
+                        "lease": pid in pids,
+                    }
+                )
+        except psutil.Error:
+            continue
+    return found
+
+
+def command_line(process: Any) -> str:
+    """As ps shows it: the words quoted for a shell, or the bare name in brackets."""
+    import shlex
+
+    words = process.cmdline()
+    return shlex.join(words) if words else f"[{process.name()}]"
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since the epoch in RFC 3339, local time zone."""
+    from datetime import datetime
+
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
+def all_instances() -> list[Instance]:
+    """Every instance of this user that has a state directory."""
+    base = paths.base_directory()
+    found = []
+    for name in sorted(os.listdir(base)):
+        if not name.startswith(paths.NAME_PREFIX) or name.endswith(".lock"):
+            continue
+        instance = paths.Instance(base, "", name)
+        record = state.read(instance)
+        if record is not None:
+            instance.static_dir = record["static_dir"]
+        found.append(instance)
+    return found

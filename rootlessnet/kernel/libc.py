@@ -1,0 +1,104 @@
+"""System calls that Python 3.11's os module lacks: thin, named as in section 2 of the manual.
+
+Each raises OSError with errno (and the path, where there is one); callers decide what it means.
+ctypes costs 2 ms to import, so it is loaded at the first call that needs it; from Python 3.12
+`setns` and `unshare` are the os module's own and the warm path of `enter` does without.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ctypes
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+
+MS_NOSUID = 1 << 1
+MS_NODEV = 1 << 2
+MS_NOEXEC = 1 << 3
+MS_BIND = 1 << 12
+MS_REC = 1 << 14
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+
+MNT_DETACH = 2
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
+
+_loaded: ctypes.CDLL | None = None
+
+
+def _libc() -> ctypes.CDLL:
+    global _loaded
+    if _loaded is None:
+        from ctypes import CDLL, c_char_p, c_int, c_ulong
+
+        lib = CDLL(None, use_errno=True)
+        lib.setns.argtypes = (c_int, c_int)
+        lib.unshare.argtypes = (c_int,)
+        lib.mount.argtypes = (c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
+        lib.umount2.argtypes = (c_char_p, c_int)
+        lib.prctl.argtypes = (c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+        _loaded = lib
+    return _loaded
+
+
+def _fail(path: str | None = None) -> OSError:
+    from ctypes import get_errno
+
+    number = get_errno()
+    return OSError(number, os.strerror(number), path)
+
+
+def setns(fd: int, flags: int) -> None:
+    """Join the namespaces of fd: a namespace file or a pidfd (then several flags at once)."""
+    if hasattr(os, "setns"):
+        os.setns(fd, flags)
+    elif _libc().setns(fd, flags) < 0:
+        raise _fail()
+
+
+def unshare(flags: int) -> None:
+    """Leave the shared namespaces named by flags for new ones."""
+    if hasattr(os, "unshare"):
+        os.unshare(flags)
+    elif _libc().unshare(flags) < 0:
+        raise _fail()
+
+
+def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
+    """mount(2); the error names the target."""
+    if (
+        _libc().mount(
+            os.fsencode(source), os.fsencode(target), fstype.encode(), flags, os.fsencode(data)
+        )
+        < 0
+    ):
+        raise _fail(target)
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """umount2(2); the error names the target."""
+    if _libc().umount2(os.fsencode(target), flags) < 0:
+        raise _fail(target)
+
+
+def prctl(option: int, argument: int) -> None:
+    """prctl(2) with one argument."""
+    if _libc().prctl(option, argument, 0, 0, 0) < 0:
+        raise _fail()
+
+
+def set_process_name(name: str) -> None:
+    """What ps and top show of this process (15 bytes)."""
+    from ctypes import addressof, create_string_buffer
+
+    buffer = create_string_buffer(os.fsencode(name)[:15])
+    prctl(PR_SET_NAME, addressof(buffer))
