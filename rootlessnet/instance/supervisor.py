@@ -108,6 +108,10 @@ def main(
         os._exit(status)
 
 
+def _left(deadline: float) -> float:
+    return max(0.1, deadline - time.monotonic())
+
+
 def _daemonize(instance: Instance, keep: list[int]) -> None:
     import daemon
 
@@ -178,8 +182,8 @@ class Supervisor:
             state.write_holder(instance, self.holder)
             if starting.warning:
                 report.warn(starting.warning)
-            self.features = probe.finish()
-            self._connect(max(0.1, deadline - time.monotonic()))
+            self.features = probe.finish(_left(deadline))
+            self._connect(_left(deadline))
             self._publish("running")
             starting.stay()
         finally:

@@ -112,7 +112,7 @@ class Output:
             while True:
                 left = deadline - time.monotonic()
                 if left <= 0 or not poll.poll(left * 1000):
-                    raise Error(f"run {' '.join(self.argv)}: no answer after {seconds:g} s")
+                    raise Error(f"run {' '.join(self.argv)}: no answer in time")
                 chunk = os.read(self._read, 65536)
                 if not chunk:
                     break
@@ -120,7 +120,7 @@ class Output:
             pidfd = os.pidfd_open(self.pid)
             try:
                 if not process.wait_for(pidfd, max(0.0, deadline - time.monotonic())):
-                    raise Error(f"run {' '.join(self.argv)}: no end after {seconds:g} s")
+                    raise Error(f"run {' '.join(self.argv)}: it does not end")
             finally:
                 os.close(pidfd)
         except BaseException:
