@@ -88,10 +88,7 @@ def test_program_that_is_no_slirp4netns(net: Net, tmp_path: Path) -> None:
     conf = tmp_path / "containers.conf"
     conf.write_text('[engine]\nnetwork_cmd_path = "/usr/bin/true"\n')
     lines = refused(net, {"CONTAINERS_CONF": str(conf)})
-    assert (
-        lines[0]
-        == "rootlessnet: ask /usr/bin/true for its features: Usage: /usr/bin/true [ignored command line arguments]"
-    )
+    assert lines[0].startswith("rootlessnet: ask /usr/bin/true for its features: Usage: ")
 
 
 def test_driver_that_hangs_at_its_help(net: Net, tmp_path: Path) -> None:

@@ -175,7 +175,11 @@ class Supervisor:
         state.replace(f"{root}/resolv.conf", text.encode())
         os.chmod(f"{root}/resolv.conf", 0o644)
         runtime_dir = os.path.dirname(instance.base)
-        starting = holder.start(root, runtime_dir, exit_write, settings.timeout)
+        try:
+            starting = holder.start(root, runtime_dir, exit_write, settings.timeout)
+        except BaseException:
+            probe.cancel()
+            raise
         try:
             self.holder = starting.record
             self.holder_pidfd = os.pidfd_open(self.holder.pid)
