@@ -113,6 +113,7 @@ def _serve(channel: int, unit: str) -> None:
         root = os.geteuid() == 0 and "_CONTAINERS_ROOTLESS_UID" not in os.environ
         address = bus.SYSTEM_ADDRESS if root and not _in_user_namespace() else bus.user_address()
         connection = bus.Connection(address, SECONDS)
+        connection.subscribe(f"type='signal',interface='{_INTERFACE}',member='JobRemoved'")
         connection.call(*_MANAGER, _INTERFACE, "Subscribe")
     except (Error, OSError) as error:
         problem = reason(error)
