@@ -15,13 +15,14 @@ from rootlessnet.systemd import journal
 
 MAX_BYTES = 256 * 1024
 _KEEP_BYTES = 64 * 1024
+_SUPERVISOR = " supervisor: "
 
 
 def say(text: str) -> None:
     """A line of the supervisor, whose stderr is the log."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     try:
-        os.write(2, f"{stamp} supervisor: {text}\n".encode(errors="surrogateescape"))
+        os.write(2, f"{stamp}{_SUPERVISOR}{text}\n".encode(errors="surrogateescape"))
     except OSError:
         pass
 
@@ -55,8 +56,10 @@ class Mirror:
             *lines, self._rest = (self._rest + data).split(b"\n")
             if self._journal:
                 for line in lines:
-                    if line.strip():
-                        self._journal.send(line.decode(errors="replace"))
+                    # The journal has a time of its own.
+                    text = line.decode(errors="replace")
+                    if text.strip():
+                        self._journal.send(text.partition(_SUPERVISOR)[2] or text)
             if self._offset > MAX_BYTES:
                 tail = os.pread(fd, _KEEP_BYTES, self._offset - _KEEP_BYTES)
                 os.ftruncate(fd, 0)

@@ -20,7 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-MAX_LINE = 4096
+_BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+_MAX_LINE = 4096
 
 
 def _load() -> Any:
@@ -77,7 +78,7 @@ class Connection:
         self._socket.connect(socket_path(address))
         self._authenticate()
         self._stream = self._socket.makefile("rb")
-        self.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello")
+        self.call(*_BUS, "Hello")
 
     def _left(self) -> None:
         left = self._deadline - time.monotonic()
@@ -99,7 +100,7 @@ class Connection:
         while not line.endswith(b"\r\n"):
             self._left()
             byte = self._socket.recv(1)
-            if not byte or len(line) > MAX_LINE:
+            if not byte or len(line) > _MAX_LINE:
                 raise Error("authenticate to the bus: it hung up")
             line += byte
         if not line.startswith(expected):
@@ -131,14 +132,16 @@ class Connection:
                 raise BusError(reply.error_name, f"{member}: {text or reply.error_name}")
             return list(reply.body)
 
-    def wait_for_signal(self, member: str, first: object) -> list[Any]:
-        """The values of the next signal of this name that has `first` among its values."""
+    def subscribe(self, rule: str) -> None:
+        """Have the bus deliver the signals that match the rule."""
+        self.call(*_BUS, "AddMatch", "s", rule)
+
+    def wait_for_signal(self, member: str, among: object) -> list[Any]:
+        """The values of the next signal of this name that has `among` among its values."""
         while True:
-            while self._signals:
-                signal = self._signals.pop(0)
-                if signal.member == member and first in signal.body:
-                    return list(signal.body)
-            self._signals.append(self._read())
+            signal = self._signals.pop(0) if self._signals else self._read()
+            if signal.member == member and among in signal.body:
+                return list(signal.body)
 
     def _read(self) -> Any:
         from dbus_next._private.unmarshaller import Unmarshaller
