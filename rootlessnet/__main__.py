@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from rootlessnet import errors
-from rootlessnet.kernel import signals
 
 COMMANDS = {
     "enter": "run a command inside",
@@ -31,10 +30,11 @@ def main() -> int:
     except errors.Error as error:
         errors.report(error)
         return error.status
-    except BrokenPipeError:
-        return signals.die_of(signals.SIGPIPE)
-    except KeyboardInterrupt:
-        return signals.die_of(signals.SIGINT)
+    except (BrokenPipeError, KeyboardInterrupt) as error:
+        from rootlessnet.kernel import signals
+
+        interrupted = isinstance(error, KeyboardInterrupt)
+        return signals.die_of(signals.SIGINT if interrupted else signals.SIGPIPE)
 
 
 def _run(argv: list[str]) -> int:

@@ -8,7 +8,6 @@ import time
 
 from rootlessnet.errors import Error, warn
 from rootlessnet.instance import lease, lock, state
-from rootlessnet.kernel.trace import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ def _is_supervised(instance: Instance) -> bool:
 
 def _create(instance: Instance, requested: Requested, fd: int) -> int:
     from rootlessnet.instance import cleanup, recovery, settings
+    from rootlessnet.kernel.trace import trace
 
     lock.release(fd)
     lock.acquire(fd, lock.EXCLUSIVE, requested.timeout)
@@ -108,6 +108,7 @@ def _create(instance: Instance, requested: Requested, fd: int) -> int:
 
 def _take_over(instance: Instance, requested: Requested, fd: int, left: Left) -> int:
     from rootlessnet.instance import settings
+    from rootlessnet.kernel.trace import trace
 
     settings.refuse_difference(requested, left.record)
     trace("adopt:found")
@@ -119,6 +120,8 @@ def _supervise(
     instance: Instance, chosen: Settings, fd: int, reader: int, left: Left | None
 ) -> int:
     """Start the supervisor and wait until the instance is ready; a lease of it."""
+    from rootlessnet.kernel.trace import trace
+
     # Our lease is there before the supervisor is: it cannot miss us, nor outlive us for long.
     taken = lease.take(instance)
     assert taken is not None
