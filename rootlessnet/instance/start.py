@@ -56,7 +56,9 @@ def heal(instance: Instance) -> None:
         from rootlessnet.instance.request import DEFAULT_TIMEOUT, Requested
 
         lock.acquire(fd, lock.EXCLUSIVE, DEFAULT_TIMEOUT)
-        if _is_supervised(instance):
+        taken = lease.take(instance)
+        if taken is not None:
+            os.close(taken)
             return
         from rootlessnet.instance import cleanup, recovery
 
@@ -94,6 +96,7 @@ def _create(instance: Instance, requested: Requested, fd: int) -> int:
         return _take_over(instance, requested, fd, left)
     chosen = settings.resolve(requested)
     cleanup.clear(instance)
+    umask = os.umask(0o077)
     try:
         os.mkdir(instance.directory, 0o700)
         trace("start:directory")
@@ -103,6 +106,8 @@ def _create(instance: Instance, requested: Requested, fd: int) -> int:
     except OSError as error:
         cleanup.clear(instance)
         raise Error("make the state directory") from error
+    finally:
+        os.umask(umask)
     return _supervise(instance, chosen, fd, reader, None)
 
 

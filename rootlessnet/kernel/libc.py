@@ -81,7 +81,8 @@ def _call(name: str, *arguments: int) -> None:
     result = type("c_int", (_ctypes._SimpleCData,), {"_type_": "i"})
     flags = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
     prototype = type("Function", (_ctypes.CFuncPtr,), {"_flags_": flags, "_restype_": result})
-    if prototype(_ctypes.dlsym(_ctypes.dlopen(None, 0), name))(*arguments) < 0:
+    program = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # of itself, as dlopen(3) has it
+    if prototype(_ctypes.dlsym(program, name))(*arguments) < 0:
         number = _ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
@@ -123,6 +124,21 @@ def prctl(option: int, argument: int) -> None:
     """prctl(2) with one argument."""
     if _libc().prctl(option, argument, 0, 0, 0) < 0:
         raise _fail()
+
+
+def set_command_line(text: str) -> None:
+    """What ps -f shows of this process: its arguments are overwritten, as far as they reach.
+
+    After a fork they are still those of the program that forked, a user's command line.
+    """
+    from ctypes import memmove, memset
+
+    with open("/proc/self/stat", "rb") as stat:
+        fields = stat.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end of proc_pid_stat(5)
+    data = os.fsencode(text)[: end - start - 1]
+    memset(start, 0, end - start)
+    memmove(start, data, len(data))
 
 
 def set_process_name(name: str) -> None:
