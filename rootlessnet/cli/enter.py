@@ -127,7 +127,8 @@ def join(instance: Instance) -> Holder:
             # A private copy of the mounts, so that a command can mount without disturbing others;
             # what the supervisor mounts still comes through.
             libc.unshare(libc.CLONE_NEWNS)
-            libc.make_slave("/")
+            if holder.shared:
+                libc.make_slave(holder.shared)
         except OSError as error:
             if error.errno == errno.ESRCH:
                 continue

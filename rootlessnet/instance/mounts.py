@@ -12,7 +12,7 @@ mount hides what the earlier ones have to be carried into:
 Propagation: slave from the host, so that an unmount there reaches us and a device is not kept busy
 by our copy (podman issue 25994). Each command has its own copy of this namespace. XDG_RUNTIME_DIR
 is shared among all of them, so that a netns bind mounted there by one command is seen by the next;
-the root mount is shared from here to the copies, not back, so that `renew` reaches them.
+the mount that /etc is in is shared from here to the copies, not back, so that `renew` reaches them.
 
 When the file under a mount is replaced on the host, the kernel drops the mount in every namespace:
 after a change there `is_mounted` tells whether resolv.conf is still ours, and `renew` mounts it
@@ -38,10 +38,12 @@ _MAX_LINKS = 255
 _SELINUX_LABEL = b"system_u:object_r:iptables_var_run_t:s0"
 
 
-def set_up(root: str, runtime_dir: str) -> None:
+def set_up(root: str, runtime_dir: str) -> str:
     """Make the mounts in this process's own new mount namespace.
 
     root is a directory of ours on the host, holding resolv.conf; runtime_dir has no symbolic links.
+    Returns the mount that is shared with copies of the namespace and has to be made a slave there;
+    empty when there is none, as resolv.conf is in a directory of ours.
     """
     _mount("", "/", flags=libc.MS_SLAVE | libc.MS_REC)
     os.makedirs(f"{root}/run", mode=0o700, exist_ok=True)
@@ -49,12 +51,26 @@ def set_up(root: str, runtime_dir: str) -> None:
     if os.path.isdir("/run/systemd"):
         os.makedirs(f"{root}/run/systemd", mode=0o700, exist_ok=True)
         _bind("/run/systemd", f"{root}/run/systemd")
-    _mount_resolv_conf(root)
+    target = _mount_resolv_conf(root)
     _mount_cni_dir(root)
     _relabel(f"{root}/run")
     if os.path.isdir("/run"):
         _bind(f"{root}/run", "/run")
-    _mount("", "/", flags=libc.MS_SHARED)
+    if target.startswith(root):
+        return ""
+    shared = mount_point(os.path.dirname(target))
+    _mount("", shared, flags=libc.MS_SHARED)
+    return shared
+
+
+def mount_point(path: str) -> str:
+    """The mount that a directory without symbolic links is in."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        # The fifth field, with octal escapes for blanks (proc_pid_mountinfo(5)).
+        points = {line.split(" ", 5)[4].replace("\\040", " ") for line in file}
+    while path not in points and path != "/":
+        path = os.path.dirname(path)
+    return path
 
 
 def is_mounted(root: str, pid: int) -> bool:
@@ -143,7 +159,8 @@ def resolve(path: str, fake_root: str = "") -> str:
     return done
 
 
-def _mount_resolv_conf(root: str) -> None:
+def _mount_resolv_conf(root: str) -> str:
+    """Mount ours over the host's; where that is."""
     ours = f"{root}/resolv.conf"
     try:
         target = resolve(RESOLV_CONF)
@@ -172,6 +189,7 @@ def _mount_resolv_conf(root: str) -> None:
                     open_up(parent, f"{root}/mirror/resolv.conf")
                     _make_file(target)
     _mount(ours, target, flags=libc.MS_BIND)
+    return target
 
 
 def _make_file(path: str) -> None:

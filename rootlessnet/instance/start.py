@@ -125,6 +125,7 @@ def _supervise(
     instance: Instance, chosen: Settings, fd: int, reader: int, left: Left | None
 ) -> int:
     """Start the supervisor and wait until the instance is ready; a lease of it."""
+    from rootlessnet.instance import supervisor
     from rootlessnet.kernel.trace import trace
 
     # Our lease is there before the supervisor is: it cannot miss us, nor outlive us for long.
@@ -135,11 +136,12 @@ def _supervise(
     pid = os.fork()
     if pid == 0:
         # --- supervisor ---
-        from rootlessnet.instance import supervisor
-
-        os.close(taken)
-        os.close(report)
-        supervisor.main(instance, chosen, fd, reader, write, left)
+        try:
+            os.close(taken)
+            os.close(report)
+            supervisor.main(instance, chosen, fd, reader, write, left)
+        finally:
+            os._exit(1)
     # --- command ---
     os.close(write)
     os.close(reader)

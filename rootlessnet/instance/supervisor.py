@@ -146,6 +146,7 @@ def _left(deadline: float) -> float:
 def _daemonize(instance: Instance, keep: list[int]) -> None:
     import daemon
 
+    os.umask(0o077)
     log = open(instance.path(state.LOG), "ab", buffering=0)
     daemon.DaemonContext(
         # The default guesses from our parent and stdin, and guesses wrong in containers.
@@ -557,7 +558,7 @@ class Supervisor:
         return True
 
     def _replace_holder(self) -> None:
-        starting = holder.replace(self.pins, self._exit_write)
+        starting = holder.replace(self.pins, self.holder.shared, self._exit_write)
         try:
             self.pins.close()
             self._hold(starting)
