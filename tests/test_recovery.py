@@ -43,6 +43,18 @@ def test_killed_driver_is_restarted_in_the_living_namespace(net: Net) -> None:
     assert "slirp4netns" in net.log() and "was killed by signal 9" in net.log()
 
 
+def test_command_that_comes_while_the_driver_is_out_waits_for_it(net: Net) -> None:
+    net.hold()
+    for _ in range(5):
+        kill(net.pids()["driver"])
+        wait_for("it is known", lambda: not is_up(net) or net.status()["driver"]["pid"], 5)
+        assert works(net)
+
+
+def is_up(net: Net) -> bool:
+    return not (net.directory / "degraded").exists()
+
+
 def test_driver_that_keeps_dying_is_restarted_with_back_off(net: Net, tmp_path: Path) -> None:
     program, broken = tmp_path / "slirp4netns", tmp_path / "broken"
     program.write_text(
@@ -61,6 +73,11 @@ def test_driver_that_keeps_dying_is_restarted_with_back_off(net: Net, tmp_path: 
     document = net.status()
     assert (document["state"], document["driver"]["pid"]) == ("degraded", None)
     assert "it ended with status 9: cannot do it" in net.log()
+    done = net.enter("true")
+    assert done.stderr == (
+        "rootlessnet: warning: the network is not connected: its driver keeps dying, "
+        "see rootlessnet logs\n"
+    )
     assert is_alive(child.pid)
     broken.unlink()
     wait_for("it is connected again", lambda: ready(net))

@@ -103,9 +103,12 @@ def _create(instance: Instance, requested: Requested, fd: int) -> int:
         os.mkdir(instance.path(state.LEASES), 0o700)
         os.mkfifo(instance.path(lease.FIFO), 0o600)
         reader = lease.open_reader(instance)
-    except OSError as error:
+    except BaseException as error:
+        # An interrupt too: nothing runs yet that could clear up after us.
         cleanup.clear(instance)
-        raise Error("make the state directory") from error
+        if isinstance(error, OSError):
+            raise Error("make the state directory") from error
+        raise
     finally:
         os.umask(umask)
     return _supervise(instance, chosen, fd, reader, None)

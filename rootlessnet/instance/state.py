@@ -5,6 +5,7 @@ $XDG_RUNTIME_DIR/rootlessnet/<name>/     0700
     leases/         a record for each named lease; counts until it is removed
     holder          "PID START USERNS NETNS MNTNS MOUNT\\n", all that a command needs to join
     state.json      everything else; published last, replaced by rename
+    degraded        there while the driver is out, so that a new command waits for it
     log             what supervisor and driver said
     root/           what is mounted inside (rootlessnet.instance.mounts)
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 HOLDER = "holder"
 STATE = "state.json"
+DEGRADED = "degraded"
 LOG = "log"
 ROOT = "root"
 LEASES = "leases"

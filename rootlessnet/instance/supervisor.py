@@ -366,6 +366,11 @@ class Supervisor:
                 "ipv6": options["enable_ipv6"],
             },
         }
+        marker = self.instance.path(state.DEGRADED)
+        if pid is None:
+            os.close(os.open(marker, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
+        elif os.path.exists(marker):
+            os.unlink(marker)
         state.write(self.instance, record)
 
     # -- looking after it --------------------------------------------------------------------------
@@ -575,8 +580,7 @@ class Supervisor:
         if time.monotonic() - self._driver_since > _STABLE_SECONDS:
             self._attempt = 0
         self._schedule_restart()
-        if self._retry_at > time.monotonic():
-            self._publish("degraded")
+        self._publish("degraded")
 
     def _schedule_restart(self) -> None:
         pause = _BACK_OFF[min(self._attempt, len(_BACK_OFF) - 1)]
