@@ -382,7 +382,7 @@ def test_interrupt_while_the_instance_is_made(net: Net, hanging_driver: dict[str
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=10)
     assert child.returncode == -signal.SIGINT
-    net.wait_until_down(15)
+    net.wait_until_down(3)
 
 
 def test_debug_says_what_is_done(net: Net) -> None:

@@ -65,11 +65,11 @@ class Report:
     """One message a line to the command that waits for us: W warning, E error TAB hint, R ready."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
 
     def _line(self, kind: str, text: str) -> None:
         try:
-            os.write(self._fd, f"{kind}{text}\n".encode(errors="surrogateescape"))
+            os.write(self.fd, f"{kind}{text}\n".encode(errors="surrogateescape"))
         except OSError:
             pass  # the command has gone; its lease too
 
@@ -85,7 +85,7 @@ class Report:
 
     def ready(self) -> None:
         self._line("R", "")
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 def main(
@@ -213,7 +213,7 @@ class Supervisor:
             trace("start:holder")
             features = probe.finish(_left(deadline))
             self.version = features.version
-            self._connect(features, _left(deadline))
+            self._connect(features, _left(deadline), report.fd)
             trace("start:driver")
             if mover:
                 self._move(mover, report)
@@ -311,10 +311,10 @@ class Supervisor:
         else:
             self.scope = mover.unit
 
-    def _connect(self, features: slirp4netns.Features, seconds: float) -> None:
+    def _connect(self, features: slirp4netns.Features, seconds: float, waiting: int = -1) -> None:
         target = launch.Target(self.holder.pid, self.holder_pidfd, self.holder.userns)
         self.driver_pid = launch.connect(
-            self.settings.options, features, target, self._exit_read, self.log, seconds
+            self.settings.options, features, target, self._exit_read, self.log, seconds, waiting
         )
         self.driver_pidfd = os.pidfd_open(self.driver_pid)
         self._driver_since = time.monotonic()
