@@ -25,7 +25,7 @@ from rootlessnet.errors import Error, reason
 from rootlessnet.errors import hint as hint_of
 from rootlessnet.instance import mounts
 from rootlessnet.instance.state import Holder
-from rootlessnet.kernel import idmap, libc, namespaces, process, spawn
+from rootlessnet.kernel import idmap, libc, namespaces, process, signals, spawn
 from rootlessnet.kernel.trace import trace
 
 TYPE_CHECKING = False
@@ -167,6 +167,7 @@ def _become(
             os._exit(1)
         os.setsid()
         os.set_inheritable(keep_open, True)
+        signals.let_through()
         # The last word of the parent has come: from here on we live without it.
         libc.prctl(libc.PR_SET_PDEATHSIG, 0)
         os.execve(sleep, ["sleep", "infinity"], {})

@@ -80,6 +80,7 @@ def _is_supervised(instance: Instance) -> bool:
 
 def _create(instance: Instance, requested: Requested, fd: int) -> int:
     from rootlessnet.instance import cleanup, recovery, settings
+    from rootlessnet.kernel import signals
     from rootlessnet.kernel.trace import trace
 
     lock.release(fd)
@@ -97,21 +98,21 @@ def _create(instance: Instance, requested: Requested, fd: int) -> int:
     chosen = settings.resolve(requested)
     cleanup.clear(instance)
     umask = os.umask(0o077)
+    # From the first directory to the supervisor that looks after it: an interrupt comes after that.
+    signals.hold_back()
     try:
         os.mkdir(instance.directory, 0o700)
         trace("start:directory")
         os.mkdir(instance.path(state.LEASES), 0o700)
         os.mkfifo(instance.path(lease.FIFO), 0o600)
-        reader = lease.open_reader(instance)
-    except BaseException as error:
-        # An interrupt too: nothing runs yet that could clear up after us.
+        report, taken = _supervise(instance, chosen, fd, lease.open_reader(instance), None)
+    except OSError as error:
         cleanup.clear(instance)
-        if isinstance(error, OSError):
-            raise Error("make the state directory") from error
-        raise
+        raise Error("start the instance") from error
     finally:
         os.umask(umask)
-    return _supervise(instance, chosen, fd, reader, None)
+        signals.let_through()
+    return _wait(instance, chosen, fd, report, taken, clear=True)
 
 
 def _take_over(instance: Instance, requested: Requested, fd: int, left: Left) -> int:
@@ -120,14 +121,16 @@ def _take_over(instance: Instance, requested: Requested, fd: int, left: Left) ->
 
     settings.refuse_difference(requested, left.record)
     trace("adopt:found")
+    chosen = settings.from_record(left.record)
     reader = lease.open_reader(instance)
-    return _supervise(instance, settings.from_record(left.record), fd, reader, left)
+    report, taken = _supervise(instance, chosen, fd, reader, left)
+    return _wait(instance, chosen, fd, report, taken, clear=False)
 
 
 def _supervise(
     instance: Instance, chosen: Settings, fd: int, reader: int, left: Left | None
-) -> int:
-    """Start the supervisor and wait until the instance is ready; a lease of it."""
+) -> tuple[int, int]:
+    """Start the supervisor: the pipe on which it reports, and a lease."""
     from rootlessnet.instance import supervisor
     from rootlessnet.kernel.trace import trace
 
@@ -152,8 +155,15 @@ def _supervise(
         left.pins.close()
     os.waitpid(pid, 0)
     trace("start:forked")
+    return report, taken
+
+
+def _wait(
+    instance: Instance, chosen: Settings, fd: int, report: int, taken: int, *, clear: bool
+) -> int:
+    """Wait until the instance is ready; the lease. With clear a dead supervisor's remains go."""
     try:
-        _wait_until_ready(instance, report, chosen.timeout, clear=left is None)
+        _wait_until_ready(instance, report, chosen.timeout, clear=clear)
     except BaseException:
         os.close(taken)
         raise

@@ -382,6 +382,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signals.let_through()
         watched: list[int] = []
         # A user may have gone before we came here; the fifo tells.
         unused = self._is_unused()
