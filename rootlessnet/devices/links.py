@@ -32,11 +32,7 @@ IFA_F_NOPREFIXROUTE = 0x200
 IFA_F_MCAUTOJOIN = 0x400
 # The others are the kernel's to set: it refuses or ignores them in a request.
 _SETTABLE = (
-    IFA_F_NODAD
-    | IFA_F_HOMEADDRESS
-    | IFA_F_MANAGETEMPADDR
-    | IFA_F_NOPREFIXROUTE
-    | IFA_F_MCAUTOJOIN
+    IFA_F_NODAD | IFA_F_HOMEADDRESS | IFA_F_MANAGETEMPADDR | IFA_F_NOPREFIXROUTE | IFA_F_MCAUTOJOIN
 )
 
 RT_SCOPE_UNIVERSE = 0
@@ -208,13 +204,15 @@ class Links:
                     found.append(route)
         return found
 
-    def has_route(self, family: int, destination: str, prefixlen: int) -> bool:
-        """Whether the main table has a route for exactly this prefix."""
+    def has_route(
+        self, family: int, destination: str, prefixlen: int, table: int = RT_TABLE_MAIN
+    ) -> bool:
+        """Whether the table has a route for exactly this prefix."""
         message = self._messages.rtmsg()
         message["family"] = family
-        message["attrs"] = [("RTA_TABLE", RT_TABLE_MAIN)]
+        message["attrs"] = [("RTA_TABLE", table)]
         for route in self._netlink.dump(message, netlink.RTM_GETROUTE):
-            if route.get_attr("RTA_TABLE") != RT_TABLE_MAIN or route["dst_len"] != prefixlen:
+            if route.get_attr("RTA_TABLE") != table or route["dst_len"] != prefixlen:
                 continue
             if prefixlen == 0 or route.get_attr("RTA_DST") == destination:
                 return True

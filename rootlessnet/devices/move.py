@@ -7,7 +7,7 @@ if it was up, with all its addresses, routes and its master.
 
 Everything is checked first. Then, in this order:
 
-1. take down in memory what the move will lose,
+1. note what the move will lose,
 2. move and rename in one request,
 3. add the addresses,
 4. bring it up.
@@ -19,7 +19,7 @@ import errno
 
 from rootlessnet.devices import names
 from rootlessnet.devices.netlink import LinkError
-from rootlessnet.devices.place import Place, Snapshot, carry
+from rootlessnet.devices.place import CameBack, Place, Snapshot, carry
 from rootlessnet.errors import Error, warn
 from rootlessnet.kernel import netns
 from rootlessnet.kernel.trace import trace
@@ -58,19 +58,21 @@ class Move:
         self._snapshot: Snapshot | None = None
         self._moved: Link | None = None
         self.attempt = f"move {name}"
-        for each in (name, self._wanted):
-            bad = names.pattern_problem(each) if each is new_name else names.problem(each)
+        for each, bad in (
+            (name, names.problem(name)),
+            (new_name, names.pattern_problem(new_name) if new_name else ""),
+        ):
             if bad:
-                raise Error(f"move {name}: the name {each!r} is not valid: {bad}")
+                raise Error(f"{self.attempt}: the name {each!r} is not valid: {bad}")
         link = source.links.get(name)
         if link is None:
-            raise Error(f"move {name}: there is no such device")
+            raise Error(f"{self.attempt}: there is no such device")
         if netns.is_same(source.fd, target.fd):
-            raise Error(f"move {name}: it is in that network namespace already")
+            raise Error(f"{self.attempt}: it is in that network namespace already")
         if link.flags & _IFF_LOOPBACK or link.kind == "bridge":
-            raise Error(f"move {name}: {_immovable(link)}")
+            raise Error(f"{self.attempt}: {_immovable(link)}")
         if not names.is_pattern(self._wanted) and target.links.get(self._wanted) is not None:
-            raise Error(f"move {name}: the name {self._wanted} is taken there")
+            raise Error(f"{self.attempt}: the name {self._wanted} is taken there")
         self._link = link
 
     def run(self) -> str:
@@ -81,8 +83,9 @@ class Move:
             trace("device:moved")
             self._set_up(self._moved)
         except (LinkError, OSError, Error) as e:
+            reason = self._explain(e)
             self.undo()
-            raise Error(self.attempt) from self._explain(e)
+            raise Error(self.attempt) from reason
         except BaseException:
             self.undo()
             raise
@@ -98,16 +101,29 @@ class Move:
             there = self._target.links.get(moved.name)
             if there is None:
                 return
-            back = carry(there, self._target, self._source, before.name)
-            failed = self._snapshot.restore(self._source.links, back.index, before.alias)
+            carry(there, self._target, self._source, before.name)
         except OSError as e:
-            failed = [e]
-        for error in failed:
+            warn(f"{before.name} could not be brought back: {e.strerror}")
+            return
+        self._restore()
+
+    def _restore(self) -> None:
+        assert self._snapshot is not None
+        before = self._snapshot.link
+        back = self._source.links.get(before.name)
+        if back is None:
+            return
+        self._link = back
+        for error in self._snapshot.restore(self._source.links, back.index, before.alias):
             warn(f"{before.name} is not as it was before the move: {error.strerror}")
 
     def _carry(self) -> Link:
         if not names.is_pattern(self._wanted):
-            return carry(self._link, self._source, self._target, self._wanted)
+            try:
+                return carry(self._link, self._source, self._target, self._wanted)
+            except CameBack:
+                self._restore()
+                raise
         # The number is found here, not by the kernel, which would not tell it.
         taken = {n for link in self._target.links.all() for n in (link.name, *link.altnames)}
         while True:
@@ -121,6 +137,8 @@ class Move:
                     raise
                 # Somebody took it in between.
                 taken.add(name)
+                if isinstance(e, CameBack):
+                    self._restore()
 
     def _set_up(self, link: Link) -> None:
         assert self._snapshot is not None
@@ -144,9 +162,9 @@ class Move:
     def _explain(self, error: Exception) -> Exception:
         if not isinstance(error, LinkError):
             return error
-        if error.errno == errno.EINVAL:
+        if error.errno == errno.EINVAL and self._moved is None:
             return Error(_immovable(self._link))
-        if error.errno == errno.EEXIST:
+        if error.errno == errno.EEXIST and self._moved is None:
             return Error(f"the name {self._wanted} is taken there")
         return _why(error)
 

@@ -92,10 +92,14 @@ class Snapshot:
         return failed
 
 
+class CameBack(LinkError):
+    """The link was away for a moment: its name is the old one, its state is lost."""
+
+
 def carry(link: Link, source: Place, target: Place, name: str) -> Link:
     """Move a link and rename it; returns it as it is there: down and without addresses.
 
-    When this raises, the link is in its source still, or again. Raises LinkError.
+    When this raises LinkError, the link is in its source still; after CameBack it is there again.
     """
     try:
         source.links.move(link.index, target.fd, name)
@@ -105,6 +109,7 @@ def carry(link: Link, source: Place, target: Place, name: str) -> Link:
             stray = target.links.get(link.name)
             if stray is not None:
                 target.links.move(stray.index, source.fd, link.name)
+            raise CameBack(errno.EEXIST) from e
         raise
     moved = target.links.get(name)
     if moved is None:
