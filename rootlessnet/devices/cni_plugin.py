@@ -157,9 +157,7 @@ def _check_environment(command: str) -> None:
         elif name in checks:
             checks[name](value)
     if missing:
-        raise CniError(
-            INVALID_ENVIRONMENT, f"required env variables [{','.join(missing)}] missing"
-        )
+        raise CniError(INVALID_ENVIRONMENT, f"required env variables [{','.join(missing)}] missing")
 
 
 def _is_name(value: str) -> bool:

@@ -45,18 +45,20 @@ def configure(place: Place, ifname: str, result: Result) -> None:
 
 
 def _enable_ipv6(place: Place, ifname: str) -> None:
-    for name, value in (
-        ("ipv6/conf/lo/disable_ipv6", "0"),
-        (f"ipv6/conf/{ifname}/disable_ipv6", "0"),
-        (f"ipv6/conf/{ifname}/keep_addr_on_down", "1"),
-    ):
+    for name in ("lo", ifname):
         try:
-            place.sysctl(name, value)
+            place.sysctl(f"ipv6/conf/{name}/disable_ipv6", "0")
         except FileNotFoundError:
             # A kernel without IPv6: adding the address will say so.
             continue
         except OSError as e:
-            raise CniError(INTERNAL, f"failed to set net/{name}: {go_text(e)}") from e
+            message = f"failed to enable IPv6 for interface {quote(name)}: {go_text(e)}"
+            raise CniError(INTERNAL, message) from e
+    try:
+        place.sysctl(f"ipv6/conf/{ifname}/keep_addr_on_down", "1")
+    except OSError:
+        # Good to have, no more: /proc/sys may be read-only, and old kernels do not know it.
+        pass
 
 
 def _settle(links: Links, index: int) -> None:
@@ -70,7 +72,9 @@ def _settle(links: Links, index: int) -> None:
 
 
 def _add_route(links: Links, link: Link, route: Route, gateway: str) -> None:
-    metrics = {name.upper(): route.extras[name] for name in ("mtu", "advmss") if name in route.extras}
+    metrics = {
+        name.upper(): route.extras[name] for name in ("mtu", "advmss") if name in route.extras
+    }
     try:
         links.add_route(
             link.index,

@@ -70,9 +70,7 @@ def delegate(request: Request, plugin: str, command: str) -> Any:
         raise CniError(INTERNAL, f"the result of {plugin} is not JSON: {quote(text)}") from e
 
 
-def _execute(
-    path: str, environment: dict[str, str], request: Request
-) -> tuple[int, bytes, bytes]:
+def _execute(path: str, environment: dict[str, str], request: Request) -> tuple[int, bytes, bytes]:
     import time
 
     from rootlessnet.kernel import spawn

@@ -195,6 +195,7 @@ class Links:
         for family in (AF_INET, AF_INET6):
             message = self._messages.rtmsg()
             message["family"] = family
+            message["attrs"] = [("RTA_OIF", index)]
             for route in self._netlink.dump(message, netlink.RTM_GETROUTE):
                 if (
                     route.get_attr("RTA_OIF") == index

@@ -19,7 +19,7 @@ import errno
 
 from rootlessnet.devices import names
 from rootlessnet.devices.netlink import LinkError
-from rootlessnet.devices.place import CameBack, Place, Snapshot, carry
+from rootlessnet.devices.place import NOT_OURS, CameBack, Place, Snapshot, carry
 from rootlessnet.errors import Error, warn
 from rootlessnet.kernel import netns
 from rootlessnet.kernel.trace import trace
@@ -27,8 +27,6 @@ from rootlessnet.kernel.trace import trace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootlessnet.devices.links import Link
-
-NOT_OURS = "a device moves only between network namespaces that our user namespace owns"
 
 _IFF_LOOPBACK = 0x8
 

@@ -38,6 +38,11 @@ def pattern_problem(name: str) -> str:
     return problem(name)
 
 
+def is_plain(name: str) -> bool:
+    """Whether the kernel would take the name as it is."""
+    return "%" not in name and not problem(name)
+
+
 def is_pattern(name: str) -> bool:
     """Whether the kernel would put a number into the name."""
     return "%d" in name

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rootlessnet.devices.links import Link
 
 
+NOT_OURS = "a device moves only between network namespaces that our user namespace owns"
+"""What EPERM means here."""
+
+
 class Place:
     """A network namespace: its descriptor, which it owns from now on, and its links."""
 
@@ -48,9 +52,12 @@ class Place:
 
         def write() -> None:
             # /proc/sys/net shows the namespace of the thread that looks it up.
-            with open(f"/proc/sys/net/{name}", "r+b", buffering=0) as file:
-                if file.read(256).strip() != value.encode():
-                    file.write(value.encode())
+            path = f"/proc/sys/net/{name}"
+            with open(path, "rb", buffering=0) as file:
+                if file.read(256).strip() == value.encode():
+                    return
+            with open(path, "wb", buffering=0) as file:
+                file.write(value.encode())
 
         netns.inside(self.fd, write)
 

@@ -20,6 +20,7 @@ _PCI = "/sys/bus/pci/devices"
 _AUXILIARY = "/sys/bus/auxiliary/devices"
 _USER_SPACE_DRIVERS = ("vfio-pci", "uio_pci_generic", "igb_uio")
 _MAC_LENGTHS = (6, 8, 20)
+_MAC_CHARACTERS = frozenset("0123456789abcdefABCDEF:-.")
 
 
 class Selector:
@@ -61,7 +62,9 @@ class Selector:
             # It names the parent of the link still, on whichever bus it was.
             self.auxiliary = device_id
         else:
-            raise CniError(INTERNAL, f"runtime config DeviceID {device_id} not found or unsupported")
+            raise CniError(
+                INTERNAL, f"runtime config DeviceID {device_id} not found or unsupported"
+            )
 
     def _look_at_driver(self, lenient: bool) -> None:
         try:
@@ -140,21 +143,13 @@ class Selector:
 
 def parse_mac(text: str) -> bytes | None:
     """The bytes of a hardware address in any of the usual spellings; None for anything else."""
-    for separator, digits in ((":", 2), ("-", 2), (".", 4)):
-        if separator in text:
-            parts = text.split(separator)
-            break
-    else:
+    if not text or not _MAC_CHARACTERS.issuperset(text):
         return None
-    if any(len(part) != digits for part in parts):
+    separator, digits = (".", 4) if "." in text else ("-", 2) if "-" in text else (":", 2)
+    parts = text.split(separator)
+    if any(len(part) != digits or ":" in part or "-" in part for part in parts):
         return None
-    try:
-        # Each part by itself: fromhex skips white space.
-        packed = b"".join(int(part, 16).to_bytes(digits // 2, "big") for part in parts)
-    except ValueError:
-        return None
-    if not all(character in "0123456789abcdefABCDEF:-." for character in text):
-        return None
+    packed = bytes.fromhex("".join(parts))
     return packed if len(packed) in _MAC_LENGTHS else None
 
 
