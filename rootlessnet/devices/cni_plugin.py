@@ -1,24 +1,21 @@
 """The CNI protocol, as the wrapper around a plugin: environment, configuration, versions, errors.
 
-`main` is the executable rootlessnet-host-device. The order of the checks is the reference's:
-environment (presence and validity), standard input, JSON, network name, version; then the
-command. A failure is a JSON object on stdout and exit status 1, a result goes to stdout alone.
-
-VERSION, a wrong environment and a wrong configuration are answered without what touches links,
-and VERSION without json either: a runtime asks every plugin for it.
+The order of the checks is the reference's: environment (presence and validity), standard input,
+JSON, network name, version; then the command. A failure is a JSON object on stdout and exit
+status 1, a result goes to stdout alone. VERSION is answered by cni_main; a wrong environment and
+a wrong configuration are answered without what touches links.
 """
 
 from __future__ import annotations
 
 import os
-import sys
+
+from rootlessnet.devices.cni_main import VERSIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
 INCOMPATIBLE_VERSION = 1
 INVALID_ENVIRONMENT = 4
@@ -27,8 +24,6 @@ DECODING_FAILURE = 6
 INVALID_NETWORK_CONFIG = 7
 INVALID_NETNS = 8
 INTERNAL = 999
-
-_ABOUT = "CNI host-device plugin of rootlessnet"
 
 # What each command needs in the environment, beside itself. In the order of the complaint.
 _NEEDS = {
@@ -83,12 +78,13 @@ class Request:
         self.takes_own_netns = override.upper() == "TRUE" or override == "1"
 
 
-def main() -> int:
-    """Answer one call; the exit status."""
+def answer(command: str) -> int:
+    """Answer a call other than VERSION; the exit status."""
     from rootlessnet.errors import Error, reason
 
     try:
-        return _run()
+        _run(command)
+        return 0
     except CniError as error:
         failure = error
     except (Error, OSError) as error:
@@ -118,17 +114,8 @@ def print_json(document: Any) -> None:
         data = data[os.write(1, data) :]
 
 
-def _run() -> int:
-    command = os.environ.get("CNI_COMMAND", "")
-    if not command:
-        os.write(2, f"{_ABOUT}\nCNI protocol versions supported: {', '.join(VERSIONS)}\n".encode())
-        return 0
+def _run(command: str) -> None:
     _check_environment(command)
-    if command == "VERSION":
-        supported = ",".join(f'"{version}"' for version in VERSIONS)
-        text = f'{{"cniVersion":"{VERSIONS[-1]}","supportedVersions":[{supported}]}}\n'
-        os.write(1, text.encode())
-        return 0
     stdin = _read_stdin()
     config = _parse(stdin)
     if command not in _NEEDS:
@@ -144,7 +131,6 @@ def _run() -> int:
         "STATUS": host_device.status,
     }
     commands[command](request)
-    return 0
 
 
 def _check_environment(command: str) -> None:
@@ -260,7 +246,3 @@ def quote(text: str) -> str:
 def go_text(error: OSError) -> str:
     """The words of an errno as the reference has them: like ours, in lower case."""
     return os.strerror(error.errno).lower() if error.errno else str(error)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

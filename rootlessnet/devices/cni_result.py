@@ -5,7 +5,8 @@ Within the program a result is in the form of the newest version.
 
 from __future__ import annotations
 
-from rootlessnet.devices.cni_plugin import INTERNAL, VERSIONS, CniError, unexpected
+from rootlessnet.devices.cni_main import VERSIONS
+from rootlessnet.devices.cni_plugin import INTERNAL, CniError, unexpected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
