@@ -25,9 +25,14 @@ def main() -> int:
     if not command:
         os.write(2, f"{_ABOUT}\nCNI protocol versions supported: {', '.join(VERSIONS)}\n".encode())
         return 0
+    # For a process this short: nothing to collect, and nothing to be gained from taking hundreds
+    # of modules apart at the end (13 ms of 95). Everything was written by os.write.
+    import gc
+
+    gc.disable()
     from rootlessnet.devices import cni_plugin
 
-    return cni_plugin.answer(command)
+    os._exit(cni_plugin.answer(command))
 
 
 if __name__ == "__main__":

@@ -96,17 +96,23 @@ def delete(request: Request) -> None:
     plugin = ipam.kind(request.config)
     fd = _open_netns_for_del(request)
     failures: list[CniError] = []
-    try:
-        if plugin:
-            # First, while the device is there: DHCP says good-bye through it.
-            _ask_to_release(request, plugin, failures)
-            trace("del.ipam")
-        if not selector.is_for_user_space:
-            owned, fd = fd, None
-            _delete_link(request, selector, owned, failures)
-    finally:
+    if selector.is_for_user_space:
         if fd is not None:
             os.close(fd)
+        _ask_to_release(request, plugin, failures)
+    elif fd is None:
+        _ask_to_release(request, plugin, failures)
+        _clear_marks(request, failures)
+    else:
+        try:
+            container = _enter(fd, request.netns)
+        except CniError as e:
+            failures.append(e)
+            _ask_to_release(request, plugin, failures)
+        else:
+            with container:
+                _delete_link(request, selector, plugin, container, failures)
+            _clear_marks(request, failures)
     if failures:
         raise failures[0]
 
@@ -239,7 +245,9 @@ def _find_for_add(
         if marked is None:
             raise
         stray, mark = marked
-        transit.take_out(stray, mark.name, container, host, request, mark)
+        way_out = transit.Exit(stray, mark.name, mark, container, host)
+        way_out.announce(request)
+        way_out.go()
         trace("add.mended")
         back = host.links.get(mark.name)
         if back is None:
@@ -308,32 +316,53 @@ def _release(request: Request, plugin: str) -> None:
 
 
 def _ask_to_release(request: Request, plugin: str, failures: list[CniError]) -> None:
+    if not plugin:
+        return
     try:
         ipam.delegate(request, plugin, "DEL")
     except CniError as e:
         failures.append(e)
+    trace("del.ipam")
 
 
 def _delete_link(
-    request: Request, selector: Selector, fd: int | None, failures: list[CniError]
+    request: Request, selector: Selector, plugin: str, container: Place, failures: list[CniError]
 ) -> None:
+    from rootlessnet.devices.place import Place
+    from rootlessnet.devices.transit import Exit
+
+    with Place.own() as host:
+        way_out: Exit | None = None
+        try:
+            found = _find_for_del(request, selector, host, container)
+            if found is not None:
+                announced = Exit(*found, container, host)
+                announced.announce(request)
+                way_out = announced
+        except CniError as e:
+            failures.append(e)
+        # While the device is still there: DHCP says good-bye through it.
+        _ask_to_release(request, plugin, failures)
+        if way_out is not None:
+            try:
+                way_out.go()
+            except CniError as e:
+                failures.append(e)
+
+
+def _clear_marks(request: Request, failures: list[CniError]) -> None:
+    """End the way of a device that is on the host already, where the plugin was killed."""
     from rootlessnet.devices import transit
     from rootlessnet.devices.place import Place
 
     with Place.own() as host:
-        try:
-            if fd is not None:
-                with _enter(fd, request.netns) as container:
-                    found = _find_for_del(request, selector, host, container)
-                    if found is not None:
-                        link, name, mark = found
-                        transit.take_out(link, name, container, host, request, mark)
-            for link in host.links.all():
-                mark = transit.Mark.of(link)
-                if mark is not None and mark.belongs_to(request):
+        for link in host.links.all():
+            mark = transit.Mark.of(link)
+            if mark is not None and mark.belongs_to(request):
+                try:
                     transit.settle(link, host, mark)
-        except CniError as e:
-            failures.append(e)
+                except CniError as e:
+                    failures.append(e)
 
 
 def _find_for_del(

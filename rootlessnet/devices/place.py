@@ -23,10 +23,10 @@ NOT_OURS = "a device moves only between network namespaces that our user namespa
 class Place:
     """A network namespace: its descriptor, which it owns from now on, and its links."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, is_own: bool = False) -> None:
         self.fd = fd
         try:
-            self.links = Links(fd)
+            self.links = Links(None if is_own else fd)
         except BaseException:
             os.close(fd)
             raise
@@ -34,7 +34,7 @@ class Place:
     @classmethod
     def own(cls) -> Place:
         """The network namespace of the calling thread."""
-        return cls(netns.open_own())
+        return cls(netns.open_own(), is_own=True)
 
     def close(self) -> None:
         """Close socket and descriptor."""

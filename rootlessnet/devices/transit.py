@@ -13,7 +13,7 @@ In:  1. the mark is set, on the host
      3. it is brought up; then IPAM, addresses and routes, and the result is printed
      4. the alias becomes the name on the host: the record that DEL goes by, the reference's too
 
-Out: 1. the mark is set, in the container
+Out: 1. the mark is set, in the container; then IPAM releases the addresses
      2. the device goes down and gets its old name, still in the container, so that the host (udev,
         NetworkManager) sees it come back under its own name at once; where that name is taken in
         the container, the kernel renames it on arrival
@@ -159,32 +159,54 @@ class Entry:
         return None
 
 
-def take_out(
-    link: Link, name: str, container: Place, host: Place, request: Request, mark: Mark | None
-) -> None:
-    """Move a device out of its container; name is the one that it had on the host.
+class Exit:
+    """The way of a device out of its container; name is the one that it had on the host."""
 
-    When this raises CniError, the device is in the container, as it was.
-    """
-    attempt = f"failed to move {quote(name)} to hostNS"
-    is_rename = netns.is_same(host.fd, container.fd) and link.is_named(name)
-    if host.links.get(name) is not None and not is_rename:
-        raise CniError(INTERNAL, f"{attempt}: file exists")
-    snapshot = Snapshot(container.links, link)
-    try:
-        if mark is None:
-            mark = Mark(False, name, request.ifname, request.container)
-            container.links.set_alias(link.index, str(mark))
+    def __init__(
+        self, link: Link, name: str, mark: Mark | None, container: Place, host: Place
+    ) -> None:
+        self._link = link
+        self._name = name
+        self._mark = mark
+        self._container = container
+        self._host = host
+        self._attempt = f"failed to move {quote(name)} to hostNS"
+        self._snapshot = Snapshot(container.links, link)
+
+    def announce(self, request: Request) -> None:
+        """Mark the device, unless it is already; from here on a killed DEL can be told.
+
+        Raises CniError, with nothing changed, when the device could not come back to the host.
+        """
+        is_rename = netns.is_same(self._host.fd, self._container.fd) and self._link.is_named(
+            self._name
+        )
+        if self._host.links.get(self._name) is not None and not is_rename:
+            raise CniError(INTERNAL, f"{self._attempt}: file exists")
+        if self._mark is None:
+            self._mark = Mark(False, self._name, request.ifname, request.container)
+            try:
+                self._container.links.set_alias(self._link.index, str(self._mark))
+            except OSError as e:
+                raise CniError(INTERNAL, f"{self._attempt}: {_why(e)}") from e
         trace("del.marked")
-        back = _bring_home(link, container, host, name)
-        trace("del.moved")
-    except OSError as e:
-        _put_back(snapshot, container)
-        raise CniError(INTERNAL, f"{attempt}: {_why(e)}") from e
-    except BaseException:
-        _put_back(snapshot, container)
-        raise
-    settle(back, host, mark)
+
+    def go(self) -> None:
+        """Move the device out.
+
+        When this raises CniError, the device is in the container, as it was.
+        """
+        assert self._mark is not None
+        try:
+            back = _bring_home(self._link, self._container, self._host, self._name)
+            trace("del.moved")
+        except OSError as e:
+            _put_back(self._snapshot, self._container)
+            raise CniError(INTERNAL, f"{self._attempt}: {_why(e)}") from e
+        except BaseException:
+            _put_back(self._snapshot, self._container)
+            raise
+        settle(back, self._host, self._mark)
 
 
 def settle(link: Link, host: Place, mark: Mark) -> None:

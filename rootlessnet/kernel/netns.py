@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 # ioctl_nsfs(2)
-NS_GET_USERNS = 0xB701
 NS_GET_NSTYPE = 0xB703
 
 
@@ -51,20 +50,6 @@ def is_same(one: int, other: int) -> bool:
     """Whether two descriptors are of one namespace."""
     a, b = os.fstat(one), os.fstat(other)
     return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
-
-
-def is_ours(fd: int) -> bool:
-    """Whether our own user namespace owns this network namespace."""
-    try:
-        owner = fcntl.ioctl(fd, NS_GET_USERNS)
-    except OSError:
-        # EPERM: the owner is above our user namespace, out of sight.
-        return False
-    try:
-        a, b = os.fstat(owner), os.stat("/proc/self/ns/user")
-        return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
-    finally:
-        os.close(owner)
 
 
 def inside(fd: int, function: Callable[[], T]) -> T:
