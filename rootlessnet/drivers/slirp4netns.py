@@ -51,10 +51,18 @@ class Probe:
         except OSError as error:
             raise Error(f"start {NAME}: {path}: {error.strerror}", hint=_INSTALL) from error
 
-    def finish(self) -> Features:
-        """Raises Error when the program cannot be run or is none that we know."""
-        _, text = self._help.finish()
-        _, version = self._version.finish()
+    def cancel(self) -> None:
+        """End what is still running of it."""
+        self._help.cancel()
+        self._version.cancel()
+
+    def finish(self, seconds: float) -> Features:
+        """Raises Error when the program gives no answer in time or is none that we know."""
+        try:
+            _, text = self._help.finish(seconds)
+            _, version = self._version.finish(seconds)
+        finally:
+            self.cancel()
         found = frozenset(name for name in _FEATURES if name in text)
         if "--ready-fd" not in found:
             first = (text.strip() or "no output").splitlines()[0]

@@ -17,6 +17,7 @@ parent (supervisor)                       child (holder)
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 
@@ -30,7 +31,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_USERNS_HINT = "run rootlessnet doctor: this machine may forbid user namespaces"
+_HINTS = {
+    errno.ENOSPC: "user namespaces are used up or disabled: sysctl user.max_user_namespaces",
+    errno.EPERM: "a security module or sysctl forbids user namespaces: sysctl "
+    "kernel.unprivileged_userns_clone kernel.apparmor_restrict_unprivileged_userns",
+    errno.EINVAL: "the kernel has to support user namespaces (CONFIG_USER_NS)",
+}
 
 
 class Starting:
@@ -137,7 +143,7 @@ def _unshare() -> None:
     try:
         libc.unshare(flags)
     except OSError as error:
-        raise Error("make the namespaces", hint=_USERNS_HINT) from error
+        raise Error("make the namespaces", hint=_HINTS.get(error.errno or 0, "")) from error
 
 
 def _send(channel: int, text: str) -> None:

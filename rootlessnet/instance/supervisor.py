@@ -108,6 +108,10 @@ def main(
         os._exit(status)
 
 
+def _left(deadline: float) -> float:
+    return max(0.1, deadline - time.monotonic())
+
+
 def _daemonize(instance: Instance, keep: list[int]) -> None:
     import daemon
 
@@ -171,15 +175,19 @@ class Supervisor:
         state.replace(f"{root}/resolv.conf", text.encode())
         os.chmod(f"{root}/resolv.conf", 0o644)
         runtime_dir = os.path.dirname(instance.base)
-        starting = holder.start(root, runtime_dir, exit_write, settings.timeout)
+        try:
+            starting = holder.start(root, runtime_dir, exit_write, settings.timeout)
+        except BaseException:
+            probe.cancel()
+            raise
         try:
             self.holder = starting.record
             self.holder_pidfd = os.pidfd_open(self.holder.pid)
             state.write_holder(instance, self.holder)
             if starting.warning:
                 report.warn(starting.warning)
-            self.features = probe.finish()
-            self._connect(max(0.1, deadline - time.monotonic()))
+            self.features = probe.finish(_left(deadline))
+            self._connect(_left(deadline))
             self._publish("running")
             starting.stay()
         finally:

@@ -84,7 +84,10 @@ def _dup_above(fd: int) -> int:
 
 
 class Output:
-    """A short-lived program whose output is wanted: started now, read later."""
+    """A short-lived program whose output is wanted: started now, read later by `finish`.
+
+    One that is not wanted any more is ended by `cancel`.
+    """
 
     def __init__(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self.argv = list(argv)
@@ -112,7 +115,7 @@ class Output:
             while True:
                 left = deadline - time.monotonic()
                 if left <= 0 or not poll.poll(left * 1000):
-                    raise Error(f"run {' '.join(self.argv)}: no answer after {seconds:g} s")
+                    raise Error(f"run {' '.join(self.argv)}: no answer in time")
                 chunk = os.read(self._read, 65536)
                 if not chunk:
                     break
@@ -120,16 +123,24 @@ class Output:
             pidfd = os.pidfd_open(self.pid)
             try:
                 if not process.wait_for(pidfd, max(0.0, deadline - time.monotonic())):
-                    raise Error(f"run {' '.join(self.argv)}: no end after {seconds:g} s")
+                    raise Error(f"run {' '.join(self.argv)}: it does not end")
             finally:
                 os.close(pidfd)
         except BaseException:
-            os.kill(self.pid, 9)
+            self.cancel()
             raise
-        finally:
-            os.close(self._read)
-            status = os.waitpid(self.pid, 0)[1]
+        os.close(self._read)
+        status = os.waitpid(self.pid, 0)[1]
+        self.pid = 0
         return os.waitstatus_to_exitcode(status), data.decode(errors="replace")
+
+    def cancel(self) -> None:
+        """Kill it, unless `finish` or this was called before."""
+        if self.pid:
+            os.kill(self.pid, 9)
+            os.waitpid(self.pid, 0)
+            os.close(self._read)
+            self.pid = 0
 
 
 def run(argv: Sequence[str], seconds: float = 5) -> tuple[int, str]:

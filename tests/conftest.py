@@ -1,0 +1,65 @@
+"""What all tests share.
+
+Two runs make the whole suite: an ordinary user's, and with --as-root the tests marked `root`,
+by the real root of a machine that is there for nothing else. `scripts/test` does both.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from fixtures import hanging_driver, net  # noqa: F401
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+# The testbed leaves it in its machine; test_testbed.py tests that machine and nothing else.
+TESTBED = Path("/etc/rootlessnet-testbed")
+
+collect_ignore = [] if TESTBED.exists() else ["test_testbed.py"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--as-root", action="store_true", help="run the tests marked root, and only those"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "root: needs the real root of a machine made for tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    as_root = config.getoption("--as-root")
+    left_out = [item for item in items if ("root" in item.keywords) is not as_root]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def refuse_skip(report: pytest.CollectReport | pytest.TestReport) -> None:
+    """In CI everything a test may need is there, but for what the kernel lacks."""
+    if os.environ.get("CI") != "true" or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    _, _, reason = report.longrepr if isinstance(report.longrepr, tuple) else ("", 0, "no reason")
+    reason = reason.removeprefix("Skipped: ")
+    if not reason.startswith("kernel:"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which in CI is a failure: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    refuse_skip(report)
+    return report
