@@ -30,7 +30,7 @@ def kind(config: dict[str, Any]) -> str:
         raise CniError(INTERNAL, f"failed to load netconf: {what}")
     value = ipam.get("type")
     if value is not None and not isinstance(value, str):
-        what = unexpected(value, "Go struct field NetConf.ipam.type", "string")
+        what = unexpected(value, "Go struct field IPAM.ipam.type", "string")
         raise CniError(INTERNAL, f"failed to load netconf: {what}")
     return value or ""
 
