@@ -43,18 +43,20 @@ def install(directory: str, *, force: bool = False) -> None:
             if os.path.realpath(link) != os.path.realpath(target):
                 _link(target, link, force)
         except OSError as e:
-            raise Error(f"install {link}") from e
+            # Without the file names: symlink(2) and rename(2) have two, and the error tells the
+            # first, which is the plugin's.
+            raise Error(f"install {link}") from OSError(e.errno, e.strerror)
 
 
 def _link(target: str, link: str, force: bool) -> None:
     try:
         os.symlink(target, link)
-    except FileExistsError as e:
+    except FileExistsError:
         if not force:
             raise Error(
                 f"install {link}: another plugin has that name",
                 hint="--force replaces it; in a directory of its own both can be kept",
-            ) from e
+            ) from None
         # By a rename, so that a runtime finds the one or the other.
         temporary = f"{link}.{os.getpid()}"
         os.symlink(target, temporary)
