@@ -22,6 +22,7 @@ AF_UNSPEC = 0
 AF_INET = 2
 AF_INET6 = 10
 
+IFA_F_TEMPORARY = 0x01
 IFA_F_NODAD = 0x02
 IFA_F_DADFAILED = 0x08
 IFA_F_HOMEADDRESS = 0x10
@@ -37,8 +38,10 @@ _SETTABLE = (
 
 RT_SCOPE_UNIVERSE = 0
 RT_TABLE_MAIN = 254
+RTPROT_REDIRECT = 1
 RTPROT_KERNEL = 2
 RTPROT_BOOT = 3
+RTPROT_RA = 9
 RTN_UNICAST = 1
 _RTM_F_CLONED = 0x200
 
@@ -123,6 +126,11 @@ class Address:
         return str(self.attributes.get("IFA_LOCAL") or self.attributes["IFA_ADDRESS"])
 
     @property
+    def is_temporary(self) -> bool:
+        """Whether the kernel made it up for privacy (RFC 8981): it makes another one."""
+        return self.family == AF_INET6 and bool(self.flags & IFA_F_TEMPORARY)
+
+    @property
     def is_permanent(self) -> bool:
         """Whether it has no lifetime: set by hand, not learnt."""
         return bool(self.flags & IFA_F_PERMANENT)
@@ -199,7 +207,8 @@ class Links:
             for route in self._netlink.dump(message, netlink.RTM_GETROUTE):
                 if (
                     route.get_attr("RTA_OIF") == index
-                    and route["proto"] != RTPROT_KERNEL
+                    # Those the kernel makes or learns again.
+                    and route["proto"] not in (RTPROT_REDIRECT, RTPROT_KERNEL, RTPROT_RA)
                     and not route["flags"] & _RTM_F_CLONED
                 ):
                     found.append(route)

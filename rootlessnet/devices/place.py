@@ -89,6 +89,8 @@ class Snapshot:
         if self.link.master:
             step(links.set_master, index, self.link.master)
         for address in self.addresses:
+            if address.is_temporary:
+                continue
             step(links.add_again, index, address, label=True, lifetime=True)
         if self.link.is_up:
             step(links.set_up, index)

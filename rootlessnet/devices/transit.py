@@ -103,6 +103,7 @@ class Entry:
         self._mark = Mark(link.is_up, link.name, request.ifname, request.container)
         # A mark on a device that is on the host is from an ADD that was killed: not to be kept.
         self._alias = "" if Mark.of(link) else link.alias
+        self._moved: Link | None = None
 
     def go(self) -> Link:
         """Move the device in and bring it up; raises CniError, with all undone."""
@@ -113,6 +114,7 @@ class Entry:
             self._host.links.set_alias(link.index, str(self._mark))
             trace("add.marked")
             moved = carry(link, self._host, self._container, self._request.ifname)
+            self._moved = moved
             trace("add.moved")
             attempt = f"failed to set {quote(self._request.ifname)} up"
             self._container.links.set_up(moved.index)
@@ -127,9 +129,8 @@ class Entry:
 
     def finish(self) -> None:
         """The device has arrived: leave the record for DEL. Raises OSError."""
-        for link in self._container.links.all():
-            if link.alias == str(self._mark):
-                self._container.links.set_alias(link.index, self._snapshot.link.name)
+        assert self._moved is not None
+        self._container.links.set_alias(self._moved.index, self._snapshot.link.name)
 
     def undo(self) -> None:
         """Bring the device back to the host and into the state that it had there.
@@ -139,9 +140,14 @@ class Entry:
         """
         name = self._snapshot.link.name
         try:
-            here = self._find(self._host)
+            here = self._find(self._host) if self._moved is None else None
             if here is None:
-                there = self._find(self._container)
+                # By its index rather than by the mark, which another ADD for the same device may
+                # have overwritten before it lost the race.
+                if self._moved is not None:
+                    there = self._container.links.get_index(self._moved.index)
+                else:
+                    there = self._find(self._container)
                 if there is None:
                     return
                 here = _bring_home(there, self._container, self._host, name)
