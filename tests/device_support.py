@@ -182,7 +182,7 @@ class World:
 
     def device(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run `rootlessnet device ...` on the host."""
-        command = [sys.executable, "-m", "rootlessnet.cli.device", *arguments]
+        command = [sys.executable, "-m", "rootlessnet", "device", *arguments]
         return self.host.run(*command, check=False, **options)
 
     def script(self, text: str) -> None:

@@ -188,7 +188,7 @@ def test_namespace_that_is_not_ours(tmp_path: Path) -> None:
             kill "$pid"
             exit $status
         """
-        command = [sys.executable, "-m", "rootlessnet.cli.device", "move", DEVICE]
+        command = [sys.executable, "-m", "rootlessnet", "device", "move", DEVICE]
         done = world.host.run(
             *("unshare", "-Ur", "bash", "-c", inner, "bash", *command), check=False
         )
@@ -209,11 +209,20 @@ def move_patched(world: World, patch: str, *arguments: str) -> subprocess.Comple
     code = textwrap.dedent(patch) + textwrap.dedent(
         """
         import sys
-        from rootlessnet.cli import device, standalone
-        standalone.run(device.main)
+        from rootlessnet.__main__ import main
+        sys.exit(main())
         """
     )
-    command = [sys.executable, "-c", code, "move", DEVICE, world.container.path, *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "device",
+        "move",
+        DEVICE,
+        world.container.path,
+        *arguments,
+    ]
     return world.host.run(*command, check=False)
 
 
@@ -352,12 +361,14 @@ def test_resolve() -> None:
 )
 def test_usage(arguments: list[str], error: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "rootlessnet.cli.device", *arguments],
+        [sys.executable, "-m", "rootlessnet", "device", *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.stdout, done.stderr, done.returncode) == ("", f"rootlessnet: {error}\n", 125)
+    hint = "  hint: rootlessnet --help shows the commands and their options\n"
+    message = f"rootlessnet: {error}\n{hint}"
+    assert (done.stdout, done.stderr, done.returncode) == ("", message, 125)
 
 
 def test_usage_errors_and_help_import_no_pyroute2() -> None:

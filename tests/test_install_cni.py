@@ -9,10 +9,12 @@ from pathlib import Path
 
 from device_support import PLUGIN
 
+HINT = "  hint: rootlessnet --help shows the commands and their options\n"
+
 
 def install(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "rootlessnet.cli.install_cni", *arguments],
+        [sys.executable, "-m", "rootlessnet", "install-cni", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -63,7 +65,7 @@ def test_errors(tmp_path: Path) -> None:
         (["a", "b"], "unexpected argument b"),
     ):
         done = install(*arguments)
-        assert (done.stderr, done.returncode) == (f"rootlessnet: {error}\n", 125)
+        assert (done.stderr, done.returncode) == (f"rootlessnet: {error}\n{HINT}", 125)
     done = install(str(tmp_path / "none"))
     link = tmp_path / "none/rootlessnet-host-device"
     assert done.returncode == 125

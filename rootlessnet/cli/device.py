@@ -152,9 +152,3 @@ def _print_table(rows: list[list[str]]) -> None:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
-
-
-if __name__ == "__main__":
-    from rootlessnet.cli import standalone
-
-    standalone.run(main)

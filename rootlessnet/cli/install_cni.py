@@ -80,9 +80,3 @@ def _find_plugin() -> str:
     if found is None:
         raise Error(f"find {PLUGIN}: it is not installed beside this program or on PATH")
     return os.path.abspath(found)
-
-
-if __name__ == "__main__":
-    from rootlessnet.cli import standalone
-
-    standalone.run(main)

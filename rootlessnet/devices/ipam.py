@@ -1,7 +1,8 @@
 """IPAM plugins: another plugin decides about addresses, ours applies them.
 
 The delegate gets our standard input and environment whole, with CNI_COMMAND replaced. How long it
-may take is the runtime's to decide, which ends us both: a DHCP server needs its time.
+may take is the runtime's to decide: a DHCP server needs its time. When we are killed meanwhile it
+runs on, and what it gives is released by the next ADD or DEL.
 """
 
 from __future__ import annotations
@@ -86,8 +87,6 @@ def _execute(path: str, environment: dict[str, str], request: Request) -> tuple[
                     [path],
                     descriptors={0: stdin, 1: stdout, 2: stderr},
                     environment=environment,
-                    # In our session and process group, so that what ends us ends it too.
-                    new_session=False,
                 )
                 break
             except OSError as e:
