@@ -120,12 +120,11 @@ def test_failed_ipam_leaves_the_host_as_it_was(world: World, how: str) -> None:
 
 def test_missing_ipam_touches_nothing(world: World) -> None:
     before = prepare(world)
-    index = world.host.run("cat", f"/sys/class/net/{DEVICE}/iflink", check=False).stdout
-    answer = world.call("ADD", {**CONFIG, "ipam": {"type": "rn-none"}})
+    config = {**CONFIG, "ipam": {"type": "rn-none"}}
+    answer = world.call("ADD", config, ROOTLESSNET_CRASH_AT="add.marked")
     message = f'failed to find plugin "rn-none" in path [{world.directory} /usr/lib/cni]'
     assert answer.error == (999, message)
     assert look(world) == before
-    assert world.host.run("cat", f"/sys/class/net/{DEVICE}/iflink", check=False).stdout == index
 
 
 def test_failed_configuration_releases_the_lease(world: World) -> None:
@@ -160,7 +159,7 @@ def test_closed_stdout_is_a_failed_add(world: World) -> None:
 def test_name_conflict_touches_nothing(world: World) -> None:
     before = prepare(world)
     world.container.ip(f"link add {IFNAME} type ifb")
-    answer = world.call("ADD", CONFIG)
+    answer = world.call("ADD", CONFIG, ROOTLESSNET_CRASH_AT="add.marked")
     message = f'failed to move link failed to move "{IFNAME}" (host: "{DEVICE}") to container NS'
     assert answer.error == (999, f"{message}: file exists")
     assert look(world) == before
@@ -190,7 +189,9 @@ def test_lost_race_for_the_name(world: World) -> None:
     assert list(world.container.links()) == [IFNAME]
 
 
-def call_patched(world: World, command: str, patch: str) -> subprocess.CompletedProcess[str]:
+def call_patched(
+    world: World, command: str, patch: str, config: dict[str, Any] = CONFIG
+) -> subprocess.CompletedProcess[str]:
     """Call the plugin with something in it replaced."""
     import textwrap
 
@@ -205,8 +206,8 @@ def call_patched(world: World, command: str, patch: str) -> subprocess.Completed
         "CNI_IFNAME": IFNAME,
         "CNI_PATH": f"{world.directory}:/usr/lib/cni",
     }
-    config = json.dumps({"cniVersion": "1.0.0", "name": "test", **CONFIG})
-    return world.host.run(sys.executable, "-c", code, input=config, env=environment, check=False)
+    text = json.dumps({"cniVersion": "1.0.0", "name": "test", **config})
+    return world.host.run(sys.executable, "-c", code, input=text, env=environment, check=False)
 
 
 def test_failed_del_leaves_the_container_as_it_was(world: World) -> None:
@@ -244,6 +245,14 @@ def test_bridge_port_is_one_again(world: World) -> None:
     assert before["links"][DEVICE]["master"] == "rnbr0"
     world.add_plugin("failing", "exit 1")
     assert world.call("ADD", {**CONFIG, "ipam": {"type": "failing"}}).status == 1
+    assert look(world) == before
+
+
+def test_version_that_cannot_say_the_result_touches_nothing(world: World) -> None:
+    before = prepare(world)
+    config = {**CONFIG, "cniVersion": "0.2.0"}
+    answer = world.call("ADD", config, ROOTLESSNET_CRASH_AT="add.marked")
+    assert answer.error == (999, "cannot convert: no valid IP addresses")
     assert look(world) == before
 
 
@@ -492,6 +501,19 @@ def test_namespace_that_is_not_ours(tmp_path: Path) -> None:
 
 
 # --- what it costs ---
+
+
+def test_dpdk_touches_no_link(world: World) -> None:
+    """pyroute2 cannot be imported, and is not missed."""
+    device = "/sys/bus/pci/devices/0000:00:1f.6"
+    world.script(
+        f"mount -t tmpfs bus /sys/bus; mkdir -p {device} /sys/bus/vfio-pci\n"
+        f"ln -s ../../../vfio-pci {device}/driver"
+    )
+    config = {"pciBusID": "0000:00:1f.6"}
+    for command in ("ADD", "DEL"):
+        done = call_patched(world, command, "import sys\nsys.modules['pyroute2'] = None\n", config)
+        assert (done.stderr, done.returncode) == ("", 0)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,10 @@ class Entry:
         self._host = host
         self._container = container
         self._request = request
-        self._snapshot = Snapshot(host.links, link)
+        try:
+            self._snapshot = Snapshot(host.links, link)
+        except OSError as e:
+            raise CniError(INTERNAL, f"failed to find host device: {go_text(e)}") from e
         self._mark = Mark(link.is_up, link.name, request.ifname, request.container)
         # A mark on a device that is on the host is from an ADD that was killed: not to be kept.
         self._alias = "" if Mark.of(link) else link.alias
@@ -177,7 +180,10 @@ class Exit:
         self._container = container
         self._host = host
         self._attempt = f"failed to move {quote(name)} to hostNS"
-        self._snapshot = Snapshot(container.links, link)
+        try:
+            self._snapshot = Snapshot(container.links, link)
+        except OSError as e:
+            raise CniError(INTERNAL, f"{self._attempt}: {_why(e)}") from e
 
     def announce(self, request: Request) -> None:
         """Mark the device, unless it is already; from here on a killed DEL can be told.
