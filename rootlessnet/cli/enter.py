@@ -124,8 +124,10 @@ def join(instance: Instance) -> Holder:
             continue
         try:
             namespaces.join(pidfd, namespaces.join_flags(holder.userns))
-            # A private copy of the mounts, so that a command can mount without disturbing others.
+            # A private copy of the mounts, so that a command can mount without disturbing others;
+            # what the supervisor mounts still comes through.
             libc.unshare(libc.CLONE_NEWNS)
+            libc.make_slave("/")
         except OSError as error:
             if error.errno == errno.ESRCH:
                 continue

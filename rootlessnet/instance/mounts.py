@@ -10,9 +10,13 @@ mount hides what the earlier ones have to be carried into:
 5. ROOT/run          on /run: network tools keep locks and state there
 
 Propagation: slave from the host, so that an unmount there reaches us and a device is not kept busy
-by our copy (podman issue 25994); shared among those inside, so that a netns bind mounted into
-XDG_RUNTIME_DIR by one command is seen by the next, each of which has its own copy of this
-namespace.
+by our copy (podman issue 25994). Each command has its own copy of this namespace. XDG_RUNTIME_DIR
+is shared among all of them, so that a netns bind mounted there by one command is seen by the next;
+the root mount is shared from here to the copies, not back, so that `renew` reaches them.
+
+When the file under a mount is replaced on the host, the kernel drops the mount in every namespace:
+after a change there `is_mounted` tells whether resolv.conf is still ours, and `renew` mounts it
+again (podman issue 10929, of which podman mends one case).
 
 podman hides all of /var/lib where there is no /var/lib/cni, and fails where /etc/resolv.conf is
 missing or dangles. Here such a directory is rebuilt from binds of its own entries (`open_up`), so
@@ -50,6 +54,38 @@ def set_up(root: str, runtime_dir: str) -> None:
     _relabel(f"{root}/run")
     if os.path.isdir("/run"):
         _bind(f"{root}/run", "/run")
+    _mount("", "/", flags=libc.MS_SHARED)
+
+
+def is_mounted(root: str, pid: int) -> bool:
+    """Whether resolv.conf is ours as a process in the mount namespace sees it."""
+    inside = f"/proc/{pid}/root"
+    try:
+        target = os.stat(inside + resolve(RESOLV_CONF, inside))
+        ours = os.stat(f"{root}/resolv.conf")
+    except (Error, OSError):
+        return False
+    return (target.st_dev, target.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def renew(root: str, stage: str) -> None:
+    """Mount resolv.conf again, in a process that has joined the mount namespace.
+
+    The paths are those of the host, which inside lead through XDG_RUNTIME_DIR. Raises Error when
+    there is nothing to mount it on.
+    """
+    try:
+        target = resolve(RESOLV_CONF)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise Error(f"follow {RESOLV_CONF}") from error
+        open_up("/etc", stage, leave_out=os.path.basename(RESOLV_CONF))
+        target = RESOLV_CONF
+        _make_file(target)
+    if target.startswith("/run/") and not os.path.lexists(target):
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        _make_file(target)
+    _mount(f"{root}/resolv.conf", target, flags=libc.MS_BIND)
 
 
 def _mount(source: str, target: str, fstype: str = "", flags: int = 0) -> None:

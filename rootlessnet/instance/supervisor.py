@@ -33,6 +33,7 @@ from rootlessnet.instance import (
     lock,
     logfile,
     look,
+    mounts,
     named,
     resolvconf,
     state,
@@ -452,14 +453,34 @@ class Supervisor:
             self._restart_driver()
         if self._mirror.fd in ready:
             self._mirror.changed()
-        if self._follower.fd in ready:
-            self._follower.changed(now)
+        if self._follower.fd in ready and self._follower.changed(now):
+            self._keep_resolv_conf_mounted()
         if self._follower.due and now >= self._follower.due:
             try:
                 if self._follower.refresh():
                     say("resolv.conf has changed on the host, and inside too")
             except (Error, OSError) as error:
                 say(f"follow resolv.conf: {reason(error)}")
+            self._keep_resolv_conf_mounted(settled=True)
+
+    def _keep_resolv_conf_mounted(self, *, settled: bool = False) -> None:
+        """Mount it again where a change on the host has dropped the mount; at once, and once more
+        when it has settled: a file that is about to be made again may be missing until then."""
+        root = self.instance.path(state.ROOT)
+        if self.holder_pidfd < 0 or mounts.is_mounted(root, self.holder.pid):
+            return
+        if not settled and not os.path.exists(resolvconf.HOST_FILE):
+            return
+        stage = f"{root}/mirror/etc-{time.monotonic_ns()}"
+
+        def renew() -> None:
+            self.pins.join()
+            mounts.renew(root, stage)
+
+        try:
+            namespaces.run(renew)
+        except Error as error:
+            say(f"mount resolv.conf again: {reason(error)}")
 
     # -- the end -----------------------------------------------------------------------------------
 
