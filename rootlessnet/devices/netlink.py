@@ -1,9 +1,9 @@
 """rtnetlink requests: pyroute2's messages over a socket of our own.
 
 pyroute2 encodes and decodes the messages. Its `IPRoute` is not used, and the package's own
-`__init__`, which imports everything there is (asyncio, sqlite3, ssl, multiprocessing and some
-hundred modules), is not run: 110 ms, and 35 for the three message modules alone, in processes
-that live for 10 ms otherwise. This is how: the import system makes the empty module `pyroute2`
+`__init__`, which imports everything there is (asyncio, sqlite3, ssl and some hundred modules), is
+not run: a whole process that does nothing but import takes three to four times as long with it
+(scripts/bench-devices: 148 to 240 ms against 52 to 58). This is how: the import system makes the empty module `pyroute2`
 from its spec, which knows where the submodules are; while it stands in sys.modules the message
 modules are imported; then it is taken away, so that a later `import pyroute2` anywhere in the
 process runs the real one, with these submodules already loaded. Should a release of pyroute2 need
