@@ -3,11 +3,13 @@
 pyroute2 encodes and decodes the messages. Its `IPRoute` is not used, and the package's own
 `__init__`, which imports everything there is (asyncio, sqlite3, ssl and some hundred modules), is
 not run: a whole process that does nothing but import takes three to four times as long with it
-(scripts/bench-devices: 148 to 240 ms against 52 to 58). This is how: the import system makes the empty module `pyroute2`
-from its spec, which knows where the submodules are; while it stands in sys.modules the message
-modules are imported; then it is taken away, so that a later `import pyroute2` anywhere in the
-process runs the real one, with these submodules already loaded. Should a release of pyroute2 need
-its `__init__` after all (ImportError or AttributeError), it is imported in full: slower, the same.
+(scripts/bench-devices: 148 to 240 ms against 52 to 58).
+
+This is how: the import system makes the empty module `pyroute2` from its spec, which knows
+where the submodules are; while it stands in sys.modules the message modules are imported; then it
+is taken away, so that a later `import pyroute2` anywhere in the process runs the real one, with
+these submodules already loaded. Should a release of pyroute2 need its `__init__` after all
+(ImportError or AttributeError), it is imported in full: slower, the same.
 
 Nor does `IPRoute(netns=...)` serve us: it forks for each open, and its sockets cannot be handed
 in. Here a socket belongs for life to the namespace in which a short-lived thread opened it.
