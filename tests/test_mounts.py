@@ -59,6 +59,16 @@ def test_mounts_of_a_command_are_its_own(net: Net, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_mount_over_resolv_conf_is_the_commands_own(net: Net, tmp_path: Path) -> None:
+    net.hold()
+    (tmp_path / "mine").write_text("nameserver 203.0.113.200\n")
+    mine = net.inside(
+        "sh", "-c", f"mount --bind {tmp_path}/mine /etc/resolv.conf; cat /etc/resolv.conf"
+    )
+    assert mine == "nameserver 203.0.113.200\n"
+    assert "203.0.113.200" not in net.inside("cat", "/etc/resolv.conf")
+
+
 def test_mounts_inside_do_not_reach_the_host(net: Net) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     net.hold()

@@ -162,8 +162,13 @@ def join(instance: Instance) -> Holder:
         # A private copy of the mounts, so that a command can mount without disturbing others; what
         # the supervisor mounts still comes through.
         libc.unshare(libc.CLONE_NEWNS)
-        if holder.shared:
-            libc.make_slave(holder.shared)
+        for point in holder.shared.split("\0")[:-1]:
+            try:
+                libc.make_slave(point)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOENT):
+                    raise
+                # No mount any more: the host's resolv.conf is another file now.
     except ProcessLookupError:
         raise
     except OSError as error:

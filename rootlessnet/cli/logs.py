@@ -89,10 +89,12 @@ def _show_file(path: str, follow: bool) -> None:
             # A deleted file that is open here has no name left: the instance has ended.
             if not follow or os.fstat(file.fileno()).st_nlink == 0:
                 return
-            select.select([watcher.fd], [], [])
+            # Without a watcher look now and then.
+            select.select([watcher.fd] if watcher.fd >= 0 else [], [], [], _LOOK_SECONDS)
             watcher.read()
             if file.tell() > os.fstat(file.fileno()).st_size:
                 file.seek(0)  # it was cut
 
 
 _IN_ATTRIB = 0x4
+_LOOK_SECONDS = 1.0

@@ -1,8 +1,4 @@
-"""The resolv.conf inside follows the host's while the instance lives.
-
-It is bind mounted as a file, so it cannot be replaced by a rename; it is rewritten in place. That
-no reader ever sees half of it, the new content goes in with one write of the old size, less than a
-page; an empty comment at the end fills it up. To grow, the comment is made longer first.
+"""Tells when the host's resolv.conf may have changed.
 
 Watched are the directories in which a name on the way from /etc/resolv.conf to the real file could
 be replaced, so it does not matter whether the file is rewritten, renamed over or the link switched.
@@ -14,10 +10,6 @@ import os
 
 from rootlessnet.instance import resolvconf
 from rootlessnet.kernel import inotify
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SETTLE = 0.05
 """Seconds from a change to the look at it: a writer truncates first and writes then."""
@@ -35,31 +27,32 @@ _MASK = (
 
 
 class Follower:
-    """Keeps one file up to date; `fd` is to be polled, `due` is when `refresh` is to be called."""
+    """`fd` is to be polled, and `changed` called then; when `due` is over all is quiet again."""
 
-    def __init__(self, path: str, compose: Callable[[], str]) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self.due: float | None = None
-        self._compose = compose
         self._names: dict[int, set[str]] = {}
         self._watcher = inotify.Watcher()
-        self._watch()
+        self.watch()
 
     @property
     def fd(self) -> int:
         return self._watcher.fd
 
-    def _watch(self) -> None:
+    @property
+    def problem(self) -> str:
+        """Why nothing is watched; empty when all is well."""
+        return self._watcher.problem
+
+    def watch(self) -> None:
         """Watch every directory that matters now."""
+        self.due = None
         for path in resolvconf.sources():
             directory, name = os.path.split(path)
             # What is not there yet is waited for in the nearest directory that is.
             while not os.path.isdir(directory):
                 directory, name = os.path.split(directory)
-            try:
-                number = self._watcher.add(directory, _MASK)
-            except OSError:
-                continue
+            number = self._watcher.add(directory, _MASK)
             self._names.setdefault(number, set()).add(name)
 
     def changed(self, now: float) -> bool:
@@ -70,26 +63,3 @@ class Follower:
                 concerned = True
                 self.due = self.due or now + SETTLE
         return concerned
-
-    def refresh(self) -> bool:
-        """Bring the file up to date; whether it changed. Raises Error or OSError."""
-        self.due = None
-        self._watch()
-        return write_in_place(self.path, self._compose())
-
-
-def write_in_place(path: str, text: str) -> bool:
-    """Rewrite an existing file whole, by one write of the same size; whether it was different."""
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        before = os.pread(fd, 1 << 20, 0)
-        data = resolvconf.fill_up(text, len(before))
-        if before == data:
-            return False
-        longer = len(data) - len(before)
-        if longer:
-            os.pwrite(fd, b"#" + b" " * (longer - 2) + b"\n", len(before))
-        os.pwrite(fd, data, 0)
-    finally:
-        os.close(fd)
-    return True

@@ -5,18 +5,19 @@ mount hides what the earlier ones have to be carried into:
 
 1. XDG_RUNTIME_DIR   on ROOT/XDG_RUNTIME_DIR, so that it is still there under the new /run
 2. /run/systemd      on ROOT/run/systemd: /dev/log and others are links into it
-3. ROOT/resolv.conf  on what /etc/resolv.conf points to, under ROOT if that is below /run
+3. ROOT/resolv.conf  on what /etc/resolv.conf points to; copied to there if that is below /run
 4. ROOT/var/lib/cni  on /var/lib/cni
 5. ROOT/run          on /run: network tools keep locks and state there
 
 Propagation: slave from the host, so that an unmount there reaches us and a device is not kept busy
 by our copy (podman issue 25994). Each command has its own copy of this namespace. XDG_RUNTIME_DIR
 is shared among all of them, so that a netns bind mounted there by one command is seen by the next;
-the mount that /etc is in is shared from here to the copies, not back, so that `renew` reaches them.
+the mount that /etc is in is shared from here to the copies, not back, for the next paragraph.
 
-When the file under a mount is replaced on the host, the kernel drops the mount in every namespace:
-after a change there `is_mounted` tells whether resolv.conf is still ours, and `renew` mounts it
-again (podman issue 10929, of which podman mends one case).
+resolv.conf changes with the host's (`replace_resolv_conf`). A copy below /run is replaced by a
+rename; elsewhere the new file is mounted over the old one, and all copies of the namespace see it
+at the same moment. That also brings it back after the file under the mount was replaced on the
+host: the kernel then drops the mount in every namespace (podman issue 10929, mended there in part).
 
 podman hides all of /var/lib where there is no /var/lib/cni, and fails where /etc/resolv.conf is
 missing or dangles. Here such a directory is rebuilt from binds of its own entries (`open_up`), so
@@ -42,8 +43,8 @@ def set_up(root: str, runtime_dir: str) -> str:
     """Make the mounts in this process's own new mount namespace.
 
     root is a directory of ours on the host, holding resolv.conf; runtime_dir has no symbolic links.
-    Returns the mount that is shared with copies of the namespace and has to be made a slave there;
-    empty when there is none, as resolv.conf is in a directory of ours.
+    Returns the mounts that are shared with copies of the namespace and have to be made slaves
+    there, each followed by NUL; empty where resolv.conf is in a directory of ours.
     """
     _mount("", "/", flags=libc.MS_SLAVE | libc.MS_REC)
     os.makedirs(f"{root}/run", mode=0o700, exist_ok=True)
@@ -56,11 +57,12 @@ def set_up(root: str, runtime_dir: str) -> str:
     _relabel(f"{root}/run")
     if os.path.isdir("/run"):
         _bind(f"{root}/run", "/run")
-    if target.startswith(root):
+    if not target:
         return ""
     shared = mount_point(os.path.dirname(target))
-    _mount("", shared, flags=libc.MS_SHARED)
-    return shared
+    for point in (shared, target):
+        _mount("", point, flags=libc.MS_SHARED)
+    return f"{shared}\0{target}\0"
 
 
 def mount_point(path: str) -> str:
@@ -73,22 +75,22 @@ def mount_point(path: str) -> str:
     return path
 
 
-def is_mounted(root: str, pid: int) -> bool:
-    """Whether resolv.conf is ours as a process in the mount namespace sees it."""
+def resolv_conf_inside(pid: int) -> bytes | None:
+    """resolv.conf as a process in the mount namespace sees it; None when it sees none."""
     inside = f"/proc/{pid}/root"
     try:
-        target = os.stat(inside + resolve(RESOLV_CONF, inside))
-        ours = os.stat(f"{root}/resolv.conf")
+        with open(inside + resolve(RESOLV_CONF, inside), "rb") as file:
+            return file.read(1 << 20)
     except (Error, OSError):
-        return False
-    return (target.st_dev, target.st_ino) == (ours.st_dev, ours.st_ino)
+        return None
 
 
-def renew(root: str, stage: str) -> None:
-    """Mount resolv.conf again, in a process that has joined the mount namespace.
+def replace_resolv_conf(new: str, stage: str) -> None:
+    """Show the file new from now on, in a process that has joined the mount namespace.
 
-    The paths are those of the host, which inside lead through XDG_RUNTIME_DIR. Raises Error when
-    there is nothing to mount it on.
+    Readers see the old or the new one, whole. The paths are those of the host, which inside lead
+    through XDG_RUNTIME_DIR. new has to stay, since a later one is mounted over it (and nothing can
+    be mounted on a file that is deleted). stage does not exist yet. Raises Error.
     """
     try:
         target = resolve(RESOLV_CONF)
@@ -98,10 +100,27 @@ def renew(root: str, stage: str) -> None:
         open_up("/etc", stage, leave_out=os.path.basename(RESOLV_CONF))
         target = RESOLV_CONF
         _make_file(target)
-    if target.startswith("/run/") and not os.path.lexists(target):
-        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-        _make_file(target)
-    _mount(f"{root}/resolv.conf", target, flags=libc.MS_BIND)
+    if target.startswith("/run/"):
+        try:
+            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            _copy(new, target)
+            return
+        except OSError:
+            pass  # a directory of the host, or a mount point
+    _mount(new, target, flags=libc.MS_BIND)
+
+
+def _copy(source: str, target: str) -> None:
+    """Put a copy in the place of target, by a rename."""
+    with open(source, "rb") as file:
+        data = file.read()
+    fd = os.open(f"{target}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, data)
+        os.fchmod(fd, 0o644)
+    finally:
+        os.close(fd)
+    os.rename(f"{target}.new", target)
 
 
 def _mount(source: str, target: str, fstype: str = "", flags: int = 0) -> None:
@@ -160,7 +179,7 @@ def resolve(path: str, fake_root: str = "") -> str:
 
 
 def _mount_resolv_conf(root: str) -> str:
-    """Mount ours over the host's; where that is."""
+    """Put ours in the place of the host's; where a mount was needed for it, else empty."""
     ours = f"{root}/resolv.conf"
     try:
         target = resolve(RESOLV_CONF)
@@ -179,15 +198,17 @@ def _mount_resolv_conf(root: str) -> str:
                 _make_directory(root, root + _RESOLVE_DIR)
                 flags = libc.MS_NOEXEC | libc.MS_NOSUID | libc.MS_NODEV
                 _mount("tmpfs", root + _RESOLVE_DIR, "tmpfs", flags)
-            target = root + target
-            _make_directory(root, os.path.dirname(target))
-            if not os.path.lexists(target):
+            path = root + target
+            _make_directory(root, os.path.dirname(path))
+            if not os.path.lexists(path):
                 try:
-                    _make_file(target)
+                    _copy(ours, path)
                 except PermissionError:
-                    parent = os.path.dirname(target)
-                    open_up(parent, f"{root}/mirror/resolv.conf")
-                    _make_file(target)
+                    open_up(os.path.dirname(path), f"{root}/mirror/resolv.conf")
+                    _copy(ours, path)
+                return ""
+            _mount(ours, path, flags=libc.MS_BIND)
+            return target
     _mount(ours, target, flags=libc.MS_BIND)
     return target
 

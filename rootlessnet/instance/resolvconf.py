@@ -15,7 +15,6 @@ HOST_FILE = "/etc/resolv.conf"
 _RESOLVED_FILE = "/run/systemd/resolve/resolv.conf"
 _NETWORK_MANAGER_FILE = "/run/NetworkManager/no-stub-resolv.conf"
 _MAX_LINKS = 40
-_SIZE = 256
 _FALLBACK = ("8.8.8.8", "8.8.4.4")
 _FALLBACK6 = ("2001:4860:4860::8888", "2001:4860:4860::8844")
 
@@ -73,14 +72,6 @@ def sources() -> list[str]:
         except OSError:
             break
     return [*found, _RESOLVED_FILE, _NETWORK_MANAGER_FILE]
-
-
-def fill_up(text: str, least: int = 0) -> bytes:
-    """The file as it is written: an empty comment brings it to a multiple of a fixed size, and to
-    least bytes."""
-    data = text.encode()
-    size = max(least, -(-(len(data) + 2) // _SIZE) * _SIZE)
-    return data + b"#" + b" " * (size - len(data) - 2) + b"\n"
 
 
 def usable(servers: list[str], ipv6: bool) -> list[str]:

@@ -3,7 +3,7 @@
 $XDG_RUNTIME_DIR/rootlessnet/<name>/     0700
     lease.fifo      who uses it (rootlessnet.instance.lease)
     leases/         a record for each named lease; counts until it is removed
-    holder          "PID START USERNS NETNS MNTNS MOUNT\\n", all that a command needs to join
+    holder          "PID START USERNS NETNS MNTNS MOUNTS\\n", all that a command needs to join
     state.json      everything else; published last, replaced by rename
     degraded        there while the driver is out, so that a new command waits for it
     log             what supervisor and driver said
@@ -37,8 +37,8 @@ _MAX_SIZE = 1 << 20
 
 
 class Holder:
-    """The holder's identity, the inode numbers of its namespaces, and the mount that a copy of its
-    mount namespace has to make a slave (rootlessnet.instance.mounts); empty when there is none."""
+    """The holder's identity, the inode numbers of its namespaces, and the mounts that a copy of its
+    mount namespace has to make slaves (rootlessnet.instance.mounts), each followed by NUL."""
 
     __slots__ = ("mntns", "netns", "pid", "shared", "started", "userns")
 

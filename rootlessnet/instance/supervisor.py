@@ -265,7 +265,7 @@ class Supervisor:
         self._publish("running" if self.driver_pid else "degraded")
         trace("adopt:published")
         self._follow()
-        self._follower.refresh()
+        self._update_resolv_conf(settled=True)
 
     def _write_resolv_conf(self, report: Report) -> None:
         fallback = bool(self.settings.options["dns_fallback"])
@@ -275,7 +275,7 @@ class Supervisor:
                 "(-o dns_fallback=true asks public servers)"
             )
         path = self._resolv_conf()
-        state.replace(path, resolvconf.fill_up(self._compose()))
+        state.replace(path, self._compose().encode())
         os.chmod(path, 0o644)
 
     def _resolv_conf(self) -> str:
@@ -291,7 +291,9 @@ class Supervisor:
         )
 
     def _follow(self) -> None:
-        self._follower = follow.Follower(self._resolv_conf(), self._compose)
+        self._follower = follow.Follower()
+        if self._follower.problem:
+            say(f"resolv.conf inside will not follow the host's: {self._follower.problem}")
 
     def _hold(self, starting: holder.Starting) -> None:
         """Take a new holder on: pinned, watched and recorded."""
@@ -461,33 +463,37 @@ class Supervisor:
         if self._mirror.fd in ready:
             self._mirror.changed()
         if self._follower.fd in ready and self._follower.changed(now):
-            self._keep_resolv_conf_mounted()
+            # At once, as the mount over a replaced file is gone by now.
+            self._update_resolv_conf(settled=False)
         if self._follower.due and now >= self._follower.due:
-            try:
-                if self._follower.refresh():
-                    say("resolv.conf has changed on the host, and inside too")
-            except (Error, OSError) as error:
-                say(f"follow resolv.conf: {reason(error)}")
-            self._keep_resolv_conf_mounted(settled=True)
+            self._follower.watch()
+            self._update_resolv_conf(settled=True)
 
-    def _keep_resolv_conf_mounted(self, *, settled: bool = False) -> None:
-        """Mount it again where a change on the host has dropped the mount; at once, and once more
-        when it has settled: a file that is about to be made again may be missing until then."""
-        root = self.instance.path(state.ROOT)
-        if self.holder_pidfd < 0 or mounts.is_mounted(root, self.holder.pid):
+    def _update_resolv_conf(self, *, settled: bool) -> None:
+        """Bring the one inside up to date. Until a change has settled, a file that is missing or
+        names no server is one that is about to be written."""
+        if self.holder_pidfd < 0:
             return
-        if not settled and not os.path.exists(resolvconf.HOST_FILE):
-            return
-        stage = f"{root}/mirror/etc-{time.monotonic_ns()}"
-
-        def renew() -> None:
-            self.pins.join()
-            mounts.renew(root, stage)
-
         try:
-            namespaces.run(renew)
-        except Error as error:
-            say(f"mount resolv.conf again: {reason(error)}")
+            if not settled and not resolvconf.host_content().nameservers:
+                return
+            text = self._compose().encode()
+            if mounts.resolv_conf_inside(self.holder.pid) == text:
+                return
+            number = time.monotonic_ns()
+            new = f"{self._resolv_conf()}.{number}"
+            state.replace(new, text)
+            os.chmod(new, 0o644)
+            stage = f"{self.instance.path(state.ROOT)}/mirror/etc-{number}"
+
+            def replace() -> None:
+                self.pins.join()
+                mounts.replace_resolv_conf(new, stage)
+
+            namespaces.run(replace)
+            say("resolv.conf inside follows the host's")
+        except (Error, OSError) as error:
+            say(f"follow resolv.conf: {reason(error)}")
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -21,21 +21,35 @@ _EVENT = struct.Struct("iIII")
 
 
 class Watcher:
-    """Watches directories and files; `fd` is readable when something has changed."""
+    """Watches directories and files; `fd` is readable when something has changed.
+
+    A user may have 128 of them by default (fs.inotify.max_user_instances). One that could not be
+    had sees nothing: fd is -1 then, and `problem` says why.
+    """
 
     def __init__(self) -> None:
-        self.fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.problem = ""
+        try:
+            self.fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            self.fd = -1
+            self.problem = f"{error.strerror}: sysctl fs.inotify.max_user_instances"
 
     def add(self, path: str, mask: int) -> int:
-        """Watch path; the number by which `read` tells it. Raises OSError."""
-        return libc.inotify_add_watch(self.fd, path, mask)
+        """Watch path; the number by which `read` tells it, -1 when it cannot be watched."""
+        if self.fd < 0:
+            return -1
+        try:
+            return libc.inotify_add_watch(self.fd, path, mask)
+        except OSError:
+            return -1
 
     def read(self) -> list[tuple[int, int, str]]:
         """(number, what happened, name within the directory) of every change since the last."""
         try:
             data = os.read(self.fd, 65536)
-        except BlockingIOError:
-            return []
+        except OSError:
+            return []  # nothing yet, or no watcher
         events = []
         offset = 0
         while offset < len(data):
