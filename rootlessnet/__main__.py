@@ -9,9 +9,14 @@ from rootlessnet.kernel import signals
 
 COMMANDS = {
     "enter": "run a command inside",
+    "up": "take a named lease: keep the instance running",
+    "down": "give a named lease back",
     "status": "show this instance, or --all",
     "ps": "show who uses it",
     "path": "print the path of its network namespace",
+    "logs": "show what supervisor and driver said",
+    "doctor": "check this machine",
+    "install-units": "put the systemd user units in place",
 }
 
 
@@ -58,14 +63,14 @@ def _run(argv: list[str]) -> int:
     else:
         from importlib import import_module
 
-        module = import_module(f"rootlessnet.cli.{name}")
+        module = import_module(f"rootlessnet.cli.{name.replace('-', '_')}")
     return module.main([*before, *rest[1:]])
 
 
 def _print_help() -> None:
     print("usage: rootlessnet [--static-dir DIR] [--debug] COMMAND [OPTIONS]\n\ncommands:")
     for name, text in COMMANDS.items():
-        print(f"  {name:<12}{text}")
+        print(f"  {name:<15}{text}")
     print("\nrootlessnet COMMAND --help shows the options of one; man rootlessnet explains all.")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from rootlessnet.cli import arguments
 from rootlessnet.errors import Error, UsageError, debug
@@ -26,6 +27,9 @@ OPTIONS = (
     *arguments.COMMON,
     *arguments.CREATE,
     arguments.Option("keep-id", "run as your own uid instead of root inside"),
+    arguments.Option(
+        "listen", "hand over a listening host socket (LISTEN_FDS)", metavar="[IP:]PORT[/udp]"
+    ),
     arguments.Option("chdir", "change to this directory first", metavar="DIR", short="C"),
 )
 
@@ -43,6 +47,12 @@ def main(argv: list[str]) -> int:
     command = command or [_shell()]
     if not command[0]:
         raise UsageError("the command is an empty word")
+    sockets = []
+    if "listen" in values:
+        from rootlessnet.systemd import activation
+
+        # The name of a socket is what it was asked for by, without the separator of the names.
+        sockets = [(text.replace(":", "_"), activation.listen(text)) for text in values["listen"]]
     instance = paths.find(arguments.last(values, "static-dir"))
     taken = lease.keep_across_exec(start.use(instance, requested))
     debug(f"instance {instance.name}, lease on descriptor {taken}")
@@ -53,6 +63,8 @@ def main(argv: list[str]) -> int:
         raise Error(
             "change the directory inside", hint="not every directory is there; try -C /"
         ) from error
+    if sockets:
+        environment.update(activation.hand_over(activation.inherited(), sockets))
     _exec(command, environment)
 
 
@@ -93,9 +105,15 @@ def _shell() -> str:
     return shell or "/bin/sh"
 
 
+_JOIN_ATTEMPTS = 200
+
+
 def join(instance: Instance) -> Holder:
     """Move this process into the instance of which it holds a lease. Raises Error."""
-    for _ in range(2):
+    for attempt in range(_JOIN_ATTEMPTS):
+        if attempt:
+            # A holder that was killed is replaced by the supervisor within milliseconds.
+            time.sleep(0.01)
         holder = state.read_holder(instance)
         if holder is None:
             break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rootlessnet.cli import arguments
 from rootlessnet.errors import Error
-from rootlessnet.instance import paths, state
+from rootlessnet.instance import paths, start, state
 
 OPTIONS = arguments.COMMON
 
@@ -16,6 +16,7 @@ def main(argv: list[str]) -> int:
         return 0
     arguments.no_words(words)
     instance = paths.find(arguments.last(values, "static-dir"))
+    start.heal(instance)
     holder = state.read_holder(instance)
     if holder is None or not state.is_alive(holder.pid, holder.started):
         raise Error(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rootlessnet.cli import arguments
-from rootlessnet.instance import paths, view
+from rootlessnet.instance import paths, start, view
 
 OPTIONS = (*arguments.COMMON, arguments.JSON)
 
@@ -15,6 +15,7 @@ def main(argv: list[str]) -> int:
         return 0
     arguments.no_words(words)
     instance = paths.find(arguments.last(values, "static-dir"))
+    start.heal(instance)
     leases, processes = view.leases(instance), view.processes(instance)
     if "json" in values:
         import json

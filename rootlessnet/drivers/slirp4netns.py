@@ -49,7 +49,7 @@ class Probe:
             self._help = spawn.Output([path, "--help"])
             self._version = spawn.Output([path, "--version"])
         except OSError as error:
-            raise Error(f"start {NAME}: {path}: {error.strerror}", hint=_INSTALL) from error
+            raise Error(f"start {NAME}: {path}: {error.strerror}", hint=INSTALL) from error
 
     def cancel(self) -> None:
         """End what is still running of it."""
@@ -66,12 +66,12 @@ class Probe:
         found = frozenset(name for name in _FEATURES if name in text)
         if "--ready-fd" not in found:
             first = (text.strip() or "no output").splitlines()[0]
-            raise Error(f"ask {self.path} for its features: {first}", hint=_INSTALL)
+            raise Error(f"ask {self.path} for its features: {first}", hint=INSTALL)
         words = version.split()
         return Features(self.path, found, words[2] if len(words) > 2 else "unknown")
 
 
-_INSTALL = "install slirp4netns 0.4.0 or newer (Debian: apt install slirp4netns)"
+INSTALL = "install slirp4netns 0.4.0 or newer (Debian: apt install slirp4netns)"
 
 
 class Features:
@@ -87,7 +87,7 @@ def find(configured: str = "") -> str:
     """The path of the program: as configured (containers.conf network_cmd_path), else on PATH."""
     path = spawn.find(configured or NAME)
     if path is None:
-        raise Error(f"start {NAME}: {configured or NAME} not found", hint=_INSTALL)
+        raise Error(f"start {NAME}: {configured or NAME} not found", hint=INSTALL)
     return path
 
 
@@ -147,7 +147,7 @@ def start(line: list[str], exit_pipe: int, log: int) -> tuple[int, int]:
         pid = spawn.start(line, descriptors={1: log, 2: log, _READY_FD: write, _EXIT_FD: exit_pipe})
     except OSError as error:
         os.close(ready)
-        raise Error(f"start {NAME}: {line[0]}", hint=_INSTALL) from error
+        raise Error(f"start {NAME}: {line[0]}", hint=INSTALL) from error
     except BaseException:
         os.close(ready)
         raise

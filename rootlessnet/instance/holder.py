@@ -26,9 +26,11 @@ from rootlessnet.errors import hint as hint_of
 from rootlessnet.instance import mounts
 from rootlessnet.instance.state import Holder
 from rootlessnet.kernel import idmap, libc, namespaces, process, spawn
+from rootlessnet.kernel.trace import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
 _HINTS = {
@@ -46,18 +48,37 @@ class Starting:
         self.pid = pid
         self.record: Holder
         self.warning = ""
-        self._channel = channel
+        self.channel = channel
+
+    def look(self) -> None:
+        """Fill in its record."""
+        self.record = Holder(
+            self.pid,
+            process.start_time(self.pid),
+            namespaces.inode(self.pid, "user"),
+            namespaces.inode(self.pid, "net"),
+            namespaces.inode(self.pid, "mnt"),
+        )
 
     def stay(self) -> None:
         """Let it outlive this process. Raises Error when it has died."""
-        _send(self._channel, "S")
+        _send(self.channel, "S")
         # It answers by closing the channel at exec; a holder that died answers alike, so look.
-        _receive(self._channel, 5)
+        _receive(self.channel, _JOIN_SECONDS)
         if not os.path.exists(f"/proc/{self.pid}/ns/net"):
             raise Error("keep the namespaces: the holder has died")
 
     def close(self) -> None:
-        os.close(self._channel)
+        os.close(self.channel)
+
+    def abandon(self) -> None:
+        """End it."""
+        self.close()
+        os.kill(self.pid, 9)
+        os.waitpid(self.pid, 0)
+
+
+_JOIN_SECONDS = 5.0
 
 
 def start(root: str, runtime_dir: str, keep_open: int, seconds: float) -> Starting:
@@ -65,6 +86,50 @@ def start(root: str, runtime_dir: str, keep_open: int, seconds: float) -> Starti
 
     keep_open is a descriptor that the holder keeps for life (the exit pipe's writing end).
     """
+
+    def make(channel: int) -> None:
+        _unshare()
+        _send(channel, "U")
+        if _receive(channel, None) != "M":
+            os._exit(1)
+        trace("holder:mapped")
+        mounts.set_up(root, runtime_dir)
+        trace("holder:mounted")
+
+    starting = _fork(make, keep_open)
+    try:
+        _expect(starting, "U", seconds)
+        trace("start:unshared")
+        if namespaces.inode(starting.pid, "user") != namespaces.inode("self", "user"):
+            starting.warning = idmap.apply(starting.pid)
+        trace("start:mapped")
+        _send(starting.channel, "M")
+        _expect(starting, "R", seconds)
+        starting.look()
+    except BaseException:
+        starting.abandon()
+        raise
+    return starting
+
+
+def replace(pins: namespaces.Pins, keep_open: int) -> Starting:
+    """A new holder for namespaces that are there: it joins them. Raises Error."""
+
+    def join(channel: int) -> None:
+        pins.join()
+
+    starting = _fork(join, keep_open)
+    try:
+        _expect(starting, "R", _JOIN_SECONDS)
+        starting.look()
+    except BaseException:
+        starting.abandon()
+        raise
+    return starting
+
+
+def _fork(prepare: Callable[[int], None], keep_open: int) -> Starting:
+    """A child that prepares itself, with a channel to us, and waits for the word to stay."""
     import socket
 
     sleep = spawn.find("sleep")
@@ -76,45 +141,21 @@ def start(root: str, runtime_dir: str, keep_open: int, seconds: float) -> Starti
     if pid == 0:
         # --- holder ---
         ours.close()
-        _become(parent, theirs.detach(), root, runtime_dir, sleep, keep_open)
+        _become(parent, theirs.detach(), prepare, sleep, keep_open)
     # --- supervisor ---
     theirs.close()
-    starting = Starting(pid, ours.detach())
-    try:
-        _expect(starting, "U", seconds)
-        new_userns = namespaces.inode(pid, "user") != namespaces.inode("self", "user")
-        if new_userns:
-            starting.warning = idmap.apply(pid)
-        _send(starting._channel, "M")
-        _expect(starting, "R", seconds)
-        starting.record = Holder(
-            pid,
-            process.start_time(pid),
-            namespaces.inode(pid, "user"),
-            namespaces.inode(pid, "net"),
-            namespaces.inode(pid, "mnt"),
-        )
-    except BaseException:
-        starting.close()
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-        raise
-    return starting
+    return Starting(pid, ours.detach())
 
 
 def _become(
-    parent: int, channel: int, root: str, runtime_dir: str, sleep: str, keep_open: int
+    parent: int, channel: int, prepare: Callable[[int], None], sleep: str, keep_open: int
 ) -> NoReturn:
     try:
         libc.prctl(libc.PR_SET_PDEATHSIG, 9)
         if os.getppid() != parent:
             os._exit(1)
         try:
-            _unshare()
-            _send(channel, "U")
-            if _receive(channel, None) != "M":
-                os._exit(1)
-            mounts.set_up(root, runtime_dir)
+            prepare(channel)
             _send(channel, "R")
         except (Error, OSError) as error:
             _send(channel, f"E{reason(error)}\0{hint_of(error)}")
@@ -166,7 +207,7 @@ def _receive(channel: int, seconds: float | None) -> str:
 
 
 def _expect(starting: Starting, word: str, seconds: float) -> None:
-    answer = _receive(starting._channel, seconds)
+    answer = _receive(starting.channel, seconds)
     if answer == word:
         return
     if answer.startswith("E"):

@@ -7,11 +7,15 @@ Unlike podman we add public servers only when asked to.
 
 from __future__ import annotations
 
+import os
+
 from rootlessnet.errors import Error
 
 HOST_FILE = "/etc/resolv.conf"
 _RESOLVED_FILE = "/run/systemd/resolve/resolv.conf"
 _NETWORK_MANAGER_FILE = "/run/NetworkManager/no-stub-resolv.conf"
+_MAX_LINKS = 40
+_SIZE = 256
 _FALLBACK = ("8.8.8.8", "8.8.4.4")
 _FALLBACK6 = ("2001:4860:4860::8888", "2001:4860:4860::8844")
 
@@ -54,6 +58,29 @@ def host_content(root: str = "") -> Content:
         if behind:
             content = Content(behind)
     return content
+
+
+def sources() -> list[str]:
+    """The files on which the content depends, whether they exist or not: every name on the way from
+    /etc/resolv.conf to the file, and the lists behind the stubs."""
+    found = []
+    path = HOST_FILE
+    for _ in range(_MAX_LINKS):
+        path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        found.append(path)
+        try:
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+        except OSError:
+            break
+    return [*found, _RESOLVED_FILE, _NETWORK_MANAGER_FILE]
+
+
+def fill_up(text: str, least: int = 0) -> bytes:
+    """The file as it is written: an empty comment brings it to a multiple of a fixed size, and to
+    least bytes."""
+    data = text.encode()
+    size = max(least, -(-(len(data) + 2) // _SIZE) * _SIZE)
+    return data + b"#" + b" " * (size - len(data) - 2) + b"\n"
 
 
 def usable(servers: list[str], ipv6: bool) -> list[str]:

@@ -41,6 +41,22 @@ def resolve(requested: Requested) -> Settings:
     return Settings(program, options, requested.linger or 0.0, requested.timeout)
 
 
+def from_record(record: dict[str, Any]) -> Settings:
+    """The settings of an instance that runs, out of its state.json. Raises Error."""
+    try:
+        driver = record["driver"]
+        options = driver_options.defaults()
+        options.update({key: driver["options"][key] for key in options if key in driver["options"]})
+        return Settings(
+            str(driver["program"]), options, float(record["linger"]), float(record["timeout"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise Error(
+            f"read the state of {record.get('name')}: {error} is missing or wrong",
+            hint="rootlessnet down --force ends what is inside",
+        ) from None
+
+
 def refuse_difference(requested: Requested, state: dict[str, Any]) -> None:
     """Raise Error when the running instance was made with something else than is asked for now."""
     running = dict(state["driver"]["options"])

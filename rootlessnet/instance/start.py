@@ -8,11 +8,14 @@ import time
 
 from rootlessnet.errors import Error, warn
 from rootlessnet.instance import lease, lock, state
+from rootlessnet.kernel.trace import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootlessnet.instance.paths import Instance
+    from rootlessnet.instance.recovery import Left
     from rootlessnet.instance.request import Requested
+    from rootlessnet.instance.settings import Settings
 
 
 def use(instance: Instance, requested: Requested) -> int:
@@ -44,30 +47,83 @@ def _check(instance: Instance, requested: Requested) -> None:
     settings.refuse_difference(requested, running)
 
 
-def _create(instance: Instance, requested: Requested, fd: int) -> int:
-    from rootlessnet.instance import cleanup, settings
+def heal(instance: Instance) -> None:
+    """Put right what a killed supervisor has left: a new one takes over what is in use, the rest is
+    cleared away. Nothing is done while one is running. Raises Error."""
+    if not os.path.lexists(instance.directory) or _is_supervised(instance):
+        return
+    fd = lock.open_file(instance)
+    try:
+        from rootlessnet.instance.request import DEFAULT_TIMEOUT, Requested
 
-    chosen = settings.resolve(requested)
+        lock.acquire(fd, lock.EXCLUSIVE, DEFAULT_TIMEOUT)
+        if _is_supervised(instance):
+            return
+        from rootlessnet.instance import cleanup, recovery
+
+        left = recovery.find(instance)
+        if left is None:
+            cleanup.clear(instance)
+        else:
+            os.close(_take_over(instance, Requested(), fd, left))
+    finally:
+        os.close(fd)
+
+
+def _is_supervised(instance: Instance) -> bool:
+    record = state.read(instance)
+    if record is None:
+        return False
+    return state.is_alive(record["supervisor"]["pid"], record["supervisor"]["started"])
+
+
+def _create(instance: Instance, requested: Requested, fd: int) -> int:
+    from rootlessnet.instance import cleanup, recovery, settings
+
     lock.release(fd)
     lock.acquire(fd, lock.EXCLUSIVE, requested.timeout)
+    trace("start:locked")
     taken = lease.take(instance)
     if taken is not None:
         # Another command was faster.
         if requested.anything():
             _check(instance, requested)
         return taken
+    left = recovery.find(instance)
+    if left is not None:
+        return _take_over(instance, requested, fd, left)
+    chosen = settings.resolve(requested)
     cleanup.clear(instance)
     try:
         os.mkdir(instance.directory, 0o700)
+        trace("start:directory")
         os.mkdir(instance.path(state.LEASES), 0o700)
         os.mkfifo(instance.path(lease.FIFO), 0o600)
         reader = lease.open_reader(instance)
-        taken = lease.take(instance)
-        assert taken is not None
-        report, write = os.pipe()
     except OSError as error:
         cleanup.clear(instance)
         raise Error("make the state directory") from error
+    return _supervise(instance, chosen, fd, reader, None)
+
+
+def _take_over(instance: Instance, requested: Requested, fd: int, left: Left) -> int:
+    from rootlessnet.instance import settings
+
+    settings.refuse_difference(requested, left.record)
+    trace("adopt:found")
+    reader = lease.open_reader(instance)
+    return _supervise(instance, settings.from_record(left.record), fd, reader, left)
+
+
+def _supervise(
+    instance: Instance, chosen: Settings, fd: int, reader: int, left: Left | None
+) -> int:
+    """Start the supervisor and wait until the instance is ready; a lease of it."""
+    # Our lease is there before the supervisor is: it cannot miss us, nor outlive us for long.
+    taken = lease.take(instance)
+    assert taken is not None
+    trace("start:lease")
+    report, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         # --- supervisor ---
@@ -75,13 +131,16 @@ def _create(instance: Instance, requested: Requested, fd: int) -> int:
 
         os.close(taken)
         os.close(report)
-        supervisor.main(instance, chosen, fd, reader, write)
+        supervisor.main(instance, chosen, fd, reader, write, left)
     # --- command ---
     os.close(write)
     os.close(reader)
+    if left:
+        left.pins.close()
     os.waitpid(pid, 0)
+    trace("start:forked")
     try:
-        _wait_until_ready(instance, report, requested.timeout)
+        _wait_until_ready(instance, report, chosen.timeout, clear=left is None)
     except BaseException:
         os.close(taken)
         raise
@@ -96,7 +155,7 @@ _GRACE = 2.0
 """Seconds beyond its own deadline for the supervisor to undo what it did."""
 
 
-def _wait_until_ready(instance: Instance, report: int, seconds: float) -> None:
+def _wait_until_ready(instance: Instance, report: int, seconds: float, *, clear: bool) -> None:
     """Follow the supervisor's report (supervisor.Report). Raises Error."""
     from rootlessnet.instance import cleanup
 
@@ -129,8 +188,9 @@ def _wait_until_ready(instance: Instance, report: int, seconds: float) -> None:
             os.kill(supervisor, 9)
         except ProcessLookupError:
             pass
-    cleanup.clear(instance)
+    if clear:
+        cleanup.clear(instance)
     raise Error(
         "start the instance: the supervisor died or gave no answer",
-        hint="run it again with --debug",
+        hint="run it again; rootlessnet logs shows what the last one said",
     )

@@ -5,10 +5,15 @@ slirp4netns reads the real resolv.conf. It does nothing on a timer while all is 
 
     the lease fifo hangs up     the last user has gone: end, unless there is a reason to stay
     the driver ends             start it again in the living namespace, with back-off
-    a process inside ends       (watched only while it alone keeps the instance)
+    the holder ends             a new one joins the namespaces, which are pinned here
+    the host's resolv.conf      changes: so does the one inside
+    something inside ends       (watched only while it alone keeps the instance)
     a signal comes              SIGTERM: end if unused; else go, and leave the rest to a successor
 
 Only an event that is seen again with the lock held counts as the end of use.
+
+A successor adopts what a dead supervisor has left (rootlessnet.instance.recovery): everything it
+needs is in state.json, and every process there is checked by pid and start time.
 """
 
 from __future__ import annotations
@@ -20,19 +25,39 @@ import time
 from rootlessnet.drivers import launch, slirp4netns
 from rootlessnet.drivers.options import Addressing
 from rootlessnet.errors import Error, hint, reason
-from rootlessnet.instance import cleanup, holder, lease, lock, resolvconf, state
-from rootlessnet.kernel import libc, process, signals
+from rootlessnet.instance import (
+    cleanup,
+    follow,
+    holder,
+    lease,
+    lock,
+    logfile,
+    look,
+    named,
+    resolvconf,
+    state,
+)
+from rootlessnet.instance.logfile import say
+from rootlessnet.kernel import libc, namespaces, process, signals
+from rootlessnet.kernel.trace import trace
+from rootlessnet.systemd import scope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from rootlessnet.instance.paths import Instance
+    from rootlessnet.instance.recovery import Left
     from rootlessnet.instance.settings import Settings
 
 _LOCK_RETRY = 0.02
 _BACK_OFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_SECONDS = 10.0
+_USUAL_INTERFACES = ("lo", slirp4netns.TAP)
+
+_ENDED = "ended"
+_USED = "used"
+_WAITING = "waiting"
 
 
 class Report:
@@ -62,36 +87,41 @@ class Report:
         os.close(self._fd)
 
 
-def say(text: str) -> None:
-    """A line in the log, which is our stderr."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    try:
-        os.write(2, f"{stamp} supervisor: {text}\n".encode(errors="surrogateescape"))
-    except OSError:
-        pass
-
-
 def main(
-    instance: Instance, settings: Settings, lock_fd: int, reader: int, report_fd: int
+    instance: Instance,
+    settings: Settings,
+    lock_fd: int,
+    reader: int,
+    report_fd: int,
+    left: Left | None,
 ) -> NoReturn:
     """Become a daemon and run the instance to its end; called in a fresh child of a command.
 
-    The lock is held exclusively through lock_fd, which is shared with that command.
+    The lock is held exclusively through lock_fd, which is shared with that command. With left the
+    instance is there and is taken over.
     """
     status = 1
     try:
         report = Report(report_fd)
         supervisor = None
+        keep = [lock_fd, reader, report_fd]
+        if left:
+            keep += [left.pins.net, left.pins.mnt, left.pins.user]
         try:
-            _daemonize(instance, [lock_fd, reader, report_fd])
+            _daemonize(instance, keep)
             report.pid()
+            trace("start:daemon")
             supervisor = Supervisor(instance, settings, reader)
-            supervisor.create(report)
+            if left:
+                supervisor.adopt(report, left)
+            else:
+                supervisor.create(report)
         except BaseException as error:
             say(f"start failed: {reason(error)}")
-            if supervisor:
-                supervisor.undo()
-            cleanup.clear(instance)
+            if not left:
+                if supervisor:
+                    supervisor.undo()
+                cleanup.clear(instance)
             report.fail(error)
             if isinstance(error, (Error, OSError)):
                 os._exit(1)
@@ -138,7 +168,10 @@ class Supervisor:
         self.reader = reader
         self.addressing = Addressing(str(settings.options["cidr"]))
         self.log = 2
+        self.scope: str | None = None
         self.restarts = 0
+        self.version = "unknown"
+        self.holder_pidfd = -1
         self.driver_pid = 0
         self.driver_pidfd = -1
         self._driver_since = 0.0
@@ -148,67 +181,147 @@ class Supervisor:
         self._stop = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
+        self._mirror = logfile.Mirror(instance.path(state.LOG), instance.name)
 
     # -- making it ---------------------------------------------------------------------------------
 
     def create(self, report: Report) -> None:
-        """Namespaces, mounts, driver; published last. Raises Error; `undo` is up to the caller."""
+        """Namespaces, mounts, driver; published last. Raises Error; `undo` is up to the caller.
+
+        While the driver starts, a child gets ready to move us all into a scope.
+        """
         settings, instance = self.settings, self.instance
         deadline = time.monotonic() + settings.timeout
         probe = slirp4netns.Probe(settings.program)
-        self._exit_read, exit_write = os.pipe()
-        root = instance.path(state.ROOT)
-        os.mkdir(root, 0o700)
-        host = resolvconf.host_content()
-        fallback = bool(settings.options["dns_fallback"])
-        if not host.nameservers and not fallback:
+        mover = scope.Mover(instance.name) if scope.wanted() else None
+        starting = None
+        try:
+            self._exit_read, self._exit_write = os.pipe()
+            root = instance.path(state.ROOT)
+            os.mkdir(root, 0o700)
+            self._write_resolv_conf(report)
+            trace("start:resolv.conf")
+            starting = holder.start(
+                root, os.path.dirname(instance.base), self._exit_write, settings.timeout
+            )
+            self._hold(starting)
+            if starting.warning:
+                report.warn(starting.warning)
+            trace("start:holder")
+            features = probe.finish(_left(deadline))
+            self.version = features.version
+            self._connect(features, _left(deadline))
+            trace("start:driver")
+            if mover:
+                self._move(mover, report)
+                trace("start:scope")
+            self._publish("running")
+            trace("start:published")
+            starting.stay()
+            trace("start:stay")
+        finally:
+            probe.cancel()
+            if mover:
+                mover.close()
+            if starting:
+                starting.close()
+        self._follow()
+        say(f"running: {instance.static_dir}, holder {self.holder.pid}, driver {self.driver_pid}")
+
+    def adopt(self, report: Report, left: Left) -> None:
+        """Take over what is running: nobody inside notices. Raises Error and changes nothing."""
+        record = left.record
+        self.pins = left.pins
+        self.holder = left.holder
+        self.restarts = int(record["driver"]["restarts"])
+        self.version = str(record["driver"]["version"])
+        self._mirror.skip()
+        say(f"taking over from supervisor {record['supervisor']['pid']}")
+        mover = scope.Mover(self.instance.name) if scope.wanted() else None
+        try:
+            try:
+                self.holder_pidfd = left.holder.open()
+                self._exit_read, self._exit_write = _reopen_exit_pipe(left.holder.pid)
+            except (ProcessLookupError, FileNotFoundError):
+                self._exit_read, self._exit_write = os.pipe()
+                self._replace_holder()
+            trace("adopt:holder")
+            driver = record["driver"]
+            try:
+                self.driver_pidfd = process.open_process(driver["pid"], driver["started"])
+                self.driver_pid = int(driver["pid"])
+            except (ProcessLookupError, FileNotFoundError, TypeError):
+                self._retry_at = time.monotonic()
+                self._restart_driver()
+            trace("adopt:driver")
+            if mover:
+                self._move(mover, report)
+        finally:
+            if mover:
+                mover.close()
+        self._publish("running" if self.driver_pid else "degraded")
+        trace("adopt:published")
+        self._follow()
+        self._follower.refresh()
+
+    def _write_resolv_conf(self, report: Report) -> None:
+        fallback = bool(self.settings.options["dns_fallback"])
+        if not resolvconf.host_content().nameservers and not fallback:
             report.warn(
                 "the host's /etc/resolv.conf names no server: names will not be resolved inside "
                 "(-o dns_fallback=true asks public servers)"
             )
-        text = resolvconf.compose(
-            host,
-            self.addressing.dns,
-            ipv6=bool(settings.options["enable_ipv6"]),
-            fallback=fallback,
-        )
-        state.replace(f"{root}/resolv.conf", text.encode())
-        os.chmod(f"{root}/resolv.conf", 0o644)
-        runtime_dir = os.path.dirname(instance.base)
-        try:
-            starting = holder.start(root, runtime_dir, exit_write, settings.timeout)
-        except BaseException:
-            probe.cancel()
-            raise
-        try:
-            self.holder = starting.record
-            self.holder_pidfd = os.pidfd_open(self.holder.pid)
-            state.write_holder(instance, self.holder)
-            if starting.warning:
-                report.warn(starting.warning)
-            self.features = probe.finish(_left(deadline))
-            self._connect(_left(deadline))
-            self._publish("running")
-            starting.stay()
-        finally:
-            starting.close()
-        os.close(exit_write)
-        say(f"running: {instance.static_dir}, holder {self.holder.pid}, driver {self.driver_pid}")
+        path = self._resolv_conf()
+        state.replace(path, resolvconf.fill_up(self._compose()))
+        os.chmod(path, 0o644)
 
-    def _connect(self, seconds: float) -> None:
+    def _resolv_conf(self) -> str:
+        return f"{self.instance.path(state.ROOT)}/resolv.conf"
+
+    def _compose(self) -> str:
+        options = self.settings.options
+        return resolvconf.compose(
+            resolvconf.host_content(),
+            self.addressing.dns,
+            ipv6=bool(options["enable_ipv6"]),
+            fallback=bool(options["dns_fallback"]),
+        )
+
+    def _follow(self) -> None:
+        self._follower = follow.Follower(self._resolv_conf(), self._compose)
+
+    def _hold(self, starting: holder.Starting) -> None:
+        """Take a new holder on: pinned, watched and recorded."""
+        self.holder = starting.record
+        self.holder_pidfd = os.pidfd_open(self.holder.pid)
+        self.pins = namespaces.Pins(self.holder.pid)
+        state.write_holder(self.instance, self.holder)
+
+    def _move(self, mover: scope.Mover, report: Report) -> None:
+        pids = [os.getpid(), self.holder.pid, *([self.driver_pid] if self.driver_pid else [])]
+        problem = mover.move(pids)
+        if problem:
+            report.warn(
+                f"not moved into a systemd scope, so the network may end with the unit that "
+                f"started it: {problem}"
+            )
+        else:
+            self.scope = mover.unit
+
+    def _connect(self, features: slirp4netns.Features, seconds: float) -> None:
         target = launch.Target(self.holder.pid, self.holder_pidfd, self.holder.userns)
         self.driver_pid = launch.connect(
-            self.settings.options, self.features, target, self._exit_read, self.log, seconds
+            self.settings.options, features, target, self._exit_read, self.log, seconds
         )
         self.driver_pidfd = os.pidfd_open(self.driver_pid)
         self._driver_since = time.monotonic()
 
     def undo(self) -> None:
         """End what a failed start has made so far; the directory is left to cleanup.clear."""
-        for pid in (self.driver_pid, getattr(self, "holder", None) and self.holder.pid):
+        for pid in (self.driver_pid, self.holder.pid if self.holder_pidfd >= 0 else 0):
             if pid:
                 try:
-                    os.kill(pid, 9)
+                    os.kill(pid, signals.SIGKILL)
                     os.waitpid(pid, 0)
                 except (ProcessLookupError, ChildProcessError):
                     pass
@@ -217,7 +330,7 @@ class Supervisor:
         """Write state.json."""
         options = self.settings.options
         addressing = self.addressing
-        alive = self.driver_pid != 0
+        pid = self.driver_pid or None
         record: dict[str, Any] = {
             "version": 1,
             "boot_id": state.boot_id(),
@@ -227,18 +340,19 @@ class Supervisor:
             "netns": {"inode": self.holder.netns},
             "userns_inode": self.holder.userns,
             "linger": self.settings.linger,
+            "timeout": self.settings.timeout,
             "supervisor": {
                 "pid": os.getpid(),
                 "started": process.start_time("self"),
-                "scope": None,
+                "scope": self.scope,
             },
             "holder": {"pid": self.holder.pid, "started": self.holder.started},
             "driver": {
                 "name": self.settings.driver,
-                "version": self.features.version,
+                "version": self.version,
                 "program": self.settings.program,
-                "pid": self.driver_pid if alive else None,
-                "started": process.start_time(self.driver_pid) if alive else None,
+                "pid": pid,
+                "started": process.start_time(pid) if pid else None,
                 "restarts": self.restarts,
                 "options": options,
                 "cidr": addressing.cidr,
@@ -262,35 +376,40 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         watched: list[int] = []
         # A user may have gone before we came here; the fifo tells.
-        unused = not lease.has_users(self.reader)
-        if unused:
-            self._idle_since = time.monotonic()
+        unused = self._is_unused()
         while True:
             if unused or self._stop:
                 verdict = self._try_to_end(watched)
                 if verdict == _ENDED:
                     return
+                if self._stop:
+                    say("asked to stop while in use: leaving the instance to a successor")
+                    return
                 if verdict == _USED:
-                    if self._stop:
-                        say("asked to stop while in use: leaving the instance to a successor")
-                        return
                     unused = False
-                    self._idle_since = 0.0
-            events = self._wait(self._timeout(unused, bool(watched)), watched, unused)
-            if self.reader in events:
-                unused = not lease.has_users(self.reader)
-                if unused:
-                    self._reopen_reader()
-                    self._idle_since = time.monotonic()
-            if self.driver_pidfd in events:
+            ready = self._wait(self._timeout(unused, bool(watched)), watched)
+            if self.reader in ready or any(fd in ready for fd in watched):
+                unused = self._is_unused()
+            if self.driver_pidfd in ready:
                 self._driver_ended()
-            if self._retry_at and time.monotonic() >= self._retry_at:
-                self._restart_driver()
-            if any(fd in events for fd in watched):
-                unused = not lease.has_users(self.reader)
+            if self.holder_pidfd in ready and not self._holder_ended():
+                unused = True
+            self._chores(ready)
             for fd in watched:
                 os.close(fd)
             watched.clear()
+
+    def _is_unused(self) -> bool:
+        """Whether the last lease is gone; then the time to linger begins."""
+        if lease.has_users(self.reader):
+            return False
+        # A fresh reading end hangs up only after the next writer. The new one is open before the
+        # old one is closed, so a user always finds a reader.
+        fresh = lease.open_reader(self.instance)
+        os.close(self.reader)
+        self.reader = fresh
+        self._idle_since = time.monotonic()
+        return True
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._stop = True
@@ -300,15 +419,25 @@ class Supervisor:
         moments = []
         if self._retry_at:
             moments.append(self._retry_at - now)
+        if self._follower.due:
+            moments.append(self._follower.due - now)
         if unused and not watching:
             left = self._idle_since + self.settings.linger - now
             # Past it we are here only because somebody else holds the lock for a moment.
             moments.append(left if left > 0 else _LOCK_RETRY)
         return max(0.0, min(moments)) if moments else None
 
-    def _wait(self, seconds: float | None, watched: list[int], unused: bool) -> set[int]:
+    def _wait(self, seconds: float | None, watched: list[int]) -> set[int]:
         poll = select.poll()
-        for fd in (self.reader, self.driver_pidfd, self._wake_read, *watched):
+        for fd in (
+            self.reader,
+            self.driver_pidfd,
+            self.holder_pidfd,
+            self._wake_read,
+            self._follower.fd,
+            self._mirror.fd,
+            *watched,
+        ):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
         ready = {fd for fd, _ in poll.poll(None if seconds is None else int(seconds * 1000) + 1)}
@@ -316,74 +445,103 @@ class Supervisor:
             os.read(self._wake_read, 4096)
         return ready
 
-    def _reopen_reader(self) -> None:
-        """Forget the hang-up: a fresh reading end hangs up only after the next writer. The new one
-        is open before the old one is closed, so a user always finds a reader."""
-        fresh = lease.open_reader(self.instance)
-        os.close(self.reader)
-        self.reader = fresh
+    def _chores(self, ready: set[int]) -> None:
+        now = time.monotonic()
+        if self._retry_at and now >= self._retry_at:
+            self._restart_driver()
+        if self._mirror.fd in ready:
+            self._mirror.changed()
+        if self._follower.fd in ready:
+            self._follower.changed(now)
+        if self._follower.due and now >= self._follower.due:
+            try:
+                if self._follower.refresh():
+                    say("resolv.conf has changed on the host, and inside too")
+            except (Error, OSError) as error:
+                say(f"follow resolv.conf: {reason(error)}")
+
+    # -- the end -----------------------------------------------------------------------------------
 
     def _try_to_end(self, watched: list[int]) -> str:
-        """End the instance if it really is unused. watched gets pidfds of processes that alone
-        keep it."""
+        """End the instance if it really is unused. watched gets descriptors that become readable
+        when it is worth while to look again, if somebody without a lease keeps it."""
         if not self._stop and time.monotonic() < self._idle_since + self.settings.linger:
             return _WAITING
         lock_fd = lock.open_file(self.instance)
         try:
             if not lock.try_acquire(lock_fd, lock.EXCLUSIVE):
                 return _WAITING
-            if lease.has_users(self.reader) or self._named_leases():
+            if lease.has_users(self.reader) or named.names(self.instance):
                 return _USED
-            watched += self._others_inside()
+            watched += self._keepers()
             if watched:
-                return _WAITING if not self._stop else _USED
+                return _WAITING
             self._end()
             return _ENDED
         finally:
             os.close(lock_fd)
 
-    def _named_leases(self) -> list[str]:
-        try:
-            return os.listdir(self.instance.path(state.LEASES))
-        except FileNotFoundError:
-            return []
-
-    def _others_inside(self) -> list[int]:
-        """pidfds of the processes in the network namespace that are none of ours.
-
-        A program that closed all its descriptors has no lease any more, but uses the network.
-        """
-        found = []
-        for pid in process.inside_netns(self.holder.netns):
-            if pid in (self.holder.pid, os.getpid()):
-                continue
-            try:
-                found.append(os.pidfd_open(pid))
-            except ProcessLookupError:
-                continue
+    def _keepers(self) -> list[int]:
+        """Descriptors to watch for those who use the instance without a lease."""
+        found = look.watch(look.inside(self.holder))
+        if look.extra_interfaces(self.holder.pid, _USUAL_INTERFACES):
+            # Listening begins before the look, so that no change falls between them.
+            events = look.link_events(self.pins)
+            if look.plugged_in(self.pins):
+                found.append(events)
+            else:
+                os.close(events)
         return found
 
     def _end(self) -> None:
         say("unused: ending")
+        trace("end:decided")
         if self.driver_pid:
             signals.send(self.driver_pidfd, signals.SIGTERM)
             if not process.wait_for(self.driver_pidfd, 0.5):
                 signals.send(self.driver_pidfd, signals.SIGKILL)
+        trace("end:driver")
+        self.pins.close()
+        self._mirror.changed()
         try:
             cleanup.clear(self.instance)
         except Error as error:
             say(reason(error))
 
-    # -- the driver --------------------------------------------------------------------------------
+    # -- helpers that end --------------------------------------------------------------------------
+
+    def _holder_ended(self) -> bool:
+        """Put a new holder in its place; False when nobody needs one."""
+        _reap(self.holder.pid)
+        os.close(self.holder_pidfd)
+        self.holder_pidfd = -1
+        say(f"holder {self.holder.pid} has ended")
+        if not (
+            lease.has_users(self.reader) or named.names(self.instance) or look.inside(self.holder)
+        ):
+            return False
+        try:
+            self._replace_holder()
+        except (Error, OSError) as error:
+            # The pins keep the namespaces, so those inside have lost nothing.
+            say(f"replace the holder: {reason(error)}")
+            return True
+        self._publish("running" if self.driver_pid else "degraded")
+        return True
+
+    def _replace_holder(self) -> None:
+        starting = holder.replace(self.pins, self._exit_write)
+        try:
+            self.pins.close()
+            self._hold(starting)
+            trace("holder:replaced")
+            starting.stay()
+        finally:
+            starting.close()
+        say(f"holder {self.holder.pid} has taken its place")
 
     def _driver_ended(self) -> None:
-        status = "ended"
-        try:
-            code = os.waitstatus_to_exitcode(os.waitpid(self.driver_pid, 0)[1])
-            status = f"ended with status {code}" if code >= 0 else f"was killed by signal {-code}"
-        except ChildProcessError:
-            pass  # adopted: not our child
-        say(f"{self.settings.driver} {self.driver_pid} {status}")
+        say(f"{self.settings.driver} {self.driver_pid} {_reap(self.driver_pid)}")
         os.close(self.driver_pidfd)
         self.driver_pid, self.driver_pidfd = 0, -1
         if time.monotonic() - self._driver_since > _STABLE_SECONDS:
@@ -401,16 +559,35 @@ class Supervisor:
         self._retry_at = 0.0
         self.restarts += 1
         try:
-            self._connect(self.settings.timeout)
+            probe = slirp4netns.Probe(self.settings.program)
+            features = probe.finish(self.settings.timeout)
+            self.version = features.version
+            self._connect(features, self.settings.timeout)
         except (Error, OSError) as error:
             say(f"restart: {reason(error)}")
             self._schedule_restart()
             self._publish("degraded")
             return
+        trace("restart:driver")
         self._publish("running")
         say(f"{self.settings.driver} restarted as {self.driver_pid}")
 
 
-_ENDED = "ended"
-_USED = "used"
-_WAITING = "waiting"
+def _reap(pid: int) -> str:
+    """How a child of ours has ended; one that was adopted is not our child, and tells nothing."""
+    try:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return "has ended"
+    return f"ended with status {code}" if code >= 0 else f"was killed by signal {-code}"
+
+
+def _reopen_exit_pipe(pid: int) -> tuple[int, int]:
+    """Both ends of the exit pipe, of which the holder has the writing end and no other pipe."""
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{name}"
+        if os.readlink(path).startswith("pipe:"):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), os.open(
+                path, os.O_WRONLY | os.O_CLOEXEC
+            )
+    raise FileNotFoundError(2, "No such file or directory", f"exit pipe of holder {pid}")

@@ -1,11 +1,12 @@
 """An instance as `status --json`, `ps --json` and `path` show it: the record, held against the
-processes that it names. Looking changes nothing."""
+processes that it names. Looking changes nothing, but that a killed supervisor is replaced."""
 
 from __future__ import annotations
 
 import os
 
-from rootlessnet.instance import lease, paths, state
+from rootlessnet.instance import lease, named, paths, start, state
+from rootlessnet.instance.clock import timestamp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def status(instance: Instance) -> dict[str, Any]:
     """The document of `status --json`; with no instance its state is "down"."""
     import psutil
 
+    start.heal(instance)
     record = state.read(instance)
     holder = state.read_holder(instance)
     if record is None or holder is None or not _holder_lives(instance, holder):
@@ -84,7 +86,8 @@ def _down(instance: Instance) -> dict[str, Any]:
 
 
 def leases(instance: Instance) -> list[dict[str, Any]]:
-    """The users: for each lease the process that took it, or the eldest that it was left to."""
+    """The users: the named leases, and for each other one the process that took it, or the eldest
+    that it was left to."""
     import psutil
 
     pids = set(lease.holders(instance))
@@ -106,26 +109,53 @@ def leases(instance: Instance) -> list[dict[str, Any]]:
                 )
         except psutil.Error:
             continue
+    foreground = {}
+    for name, record in named.records(instance).items():
+        if record["pid"] is not None:
+            foreground[record["pid"]] = name
+            continue
+        found.append(
+            {"id": name, "kind": "named", "pid": None, "command": "", "since": record["since"]}
+        )
+    for item in found:
+        if item["pid"] in foreground:
+            item.update(id=foreground[item["pid"]], kind="named")
     return found
 
 
 def processes(instance: Instance) -> list[dict[str, Any]]:
     """Every process inside that is none of ours, with whether it holds a lease."""
-    import psutil
-
-    from rootlessnet.kernel import process as kernel_process
+    from rootlessnet.instance import look
 
     holder = state.read_holder(instance)
-    if holder is None or not _holder_lives(instance, holder):
+    if holder is None:
         return []
     pids = set(lease.holders(instance))
+    return _describe(look.inside(holder), pids)
+
+
+def users(instance: Instance) -> list[dict[str, Any]]:
+    """Every process that keeps the instance: those inside, and those with a lease elsewhere."""
+    from rootlessnet.instance import look
+
+    holder = state.read_holder(instance)
+    pids = set(lease.holders(instance))
+    inside = set(look.inside(holder)) if holder else set()
+    return _describe(sorted(pids | inside), pids)
+
+
+def _describe(chosen: list[int], with_lease: set[int]) -> list[dict[str, Any]]:
+    import psutil
+
     found = []
-    for pid in kernel_process.inside_netns(holder.netns):
-        if pid in (holder.pid, os.getpid()):
+    for pid in chosen:
+        if pid == os.getpid():
             continue
         try:
             process = psutil.Process(pid)
             with process.oneshot():
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
                 found.append(
                     {
                         "pid": pid,
@@ -133,7 +163,7 @@ def processes(instance: Instance) -> list[dict[str, Any]]:
                         "user": process.username(),
                         "command": command_line(process),
                         "since": timestamp(process.create_time()),
-                        "lease": pid in pids,
+                        "lease": pid in with_lease,
                     }
                 )
         except psutil.Error:
@@ -147,13 +177,6 @@ def command_line(process: Any) -> str:
 
     words = process.cmdline()
     return shlex.join(words) if words else f"[{process.name()}]"
-
-
-def timestamp(seconds: float) -> str:
-    """Seconds since the epoch in RFC 3339, local time zone."""
-    from datetime import datetime
-
-    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def all_instances() -> list[Instance]:

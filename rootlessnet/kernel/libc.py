@@ -38,13 +38,15 @@ _loaded: ctypes.CDLL | None = None
 def _libc() -> ctypes.CDLL:
     global _loaded
     if _loaded is None:
-        from ctypes import CDLL, c_char_p, c_int, c_ulong
+        from ctypes import CDLL, c_char_p, c_int, c_uint32, c_ulong
 
         lib = CDLL(None, use_errno=True)
         lib.setns.argtypes = (c_int, c_int)
         lib.unshare.argtypes = (c_int,)
         lib.mount.argtypes = (c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
         lib.umount2.argtypes = (c_char_p, c_int)
+        lib.inotify_init1.argtypes = (c_int,)
+        lib.inotify_add_watch.argtypes = (c_int, c_char_p, c_uint32)
         lib.prctl.argtypes = (c_int, c_ulong, c_ulong, c_ulong, c_ulong)
         _loaded = lib
     return _loaded
@@ -88,6 +90,22 @@ def umount2(target: str, flags: int = 0) -> None:
     """umount2(2); the error names the target."""
     if _libc().umount2(os.fsencode(target), flags) < 0:
         raise _fail(target)
+
+
+def inotify_init1(flags: int) -> int:
+    """A new inotify descriptor."""
+    fd: int = _libc().inotify_init1(flags)
+    if fd < 0:
+        raise _fail()
+    return fd
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """Watch path; returns the watch's number."""
+    number: int = _libc().inotify_add_watch(fd, os.fsencode(path), mask)
+    if number < 0:
+        raise _fail(path)
+    return number
 
 
 def prctl(option: int, argument: int) -> None:

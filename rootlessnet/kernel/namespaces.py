@@ -10,11 +10,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-INITIAL_USER_NAMESPACE = 0xEFFFFFFD
-"""Inode number of the first user namespace: PROC_USER_INIT_INO, fixed in the kernel's ABI."""
+_NS_GET_USERNS = 0xB701
+"""ioctl_nsfs(2): a descriptor of the user namespace that owns a namespace."""
 
 CAP_SYS_ADMIN = 21
-CAP_NET_ADMIN = 12
 
 
 def inode(pid: int | str, kind: str) -> int:
@@ -37,6 +36,41 @@ def effective_capabilities() -> int:
 def has_capability(capability: int) -> bool:
     """Whether this process has the capability in its own user namespace."""
     return bool(effective_capabilities() >> capability & 1)
+
+
+class Pins:
+    """Descriptors of the namespaces of a process: they live as long as these are open.
+
+    The user namespace is the one that owns the network namespace, which for a process that has
+    gone on into a user namespace of its own (--keep-id) is not its present one.
+    """
+
+    def __init__(self, pid: int) -> None:
+        """Raises OSError when the process is gone or not ours to look at."""
+        import fcntl
+
+        self.mnt = self.user = -1
+        self.net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.mnt = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            self.user = fcntl.ioctl(self.net, _NS_GET_USERNS)
+            os.set_inheritable(self.user, False)
+        except BaseException:
+            self.close()
+            raise
+
+    def join(self) -> None:
+        """Move this process into them. Raises OSError."""
+        if os.fstat(self.user).st_ino != inode("self", "user"):
+            libc.setns(self.user, libc.CLONE_NEWUSER)
+        libc.setns(self.mnt, libc.CLONE_NEWNS)
+        libc.setns(self.net, libc.CLONE_NEWNET)
+
+    def close(self) -> None:
+        for fd in (self.net, self.mnt, self.user):
+            if fd >= 0:
+                os.close(fd)
+        self.net = self.mnt = self.user = -1
 
 
 def join_flags(userns: int) -> int:

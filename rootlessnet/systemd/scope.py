@@ -1,0 +1,167 @@
+"""Move the processes of an instance into a scope of their own under user.slice.
+
+A process stays in the cgroup of the unit that started it, and ends with that unit: without this,
+stopping the service that happened to enter first would take the network from all others (podman
+issue 13153).
+
+    mover = Mover(name)         forks a child that loads the D-Bus code and connects
+    ...                         meanwhile the namespaces are made and the driver starts
+    mover.move(pids, seconds)   asks the child for the scope; a warning, or an empty string
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from rootlessnet.errors import Error, reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SECONDS = 3.0
+"""How long a slow bus may hold up a start."""
+
+_MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
+_INTERFACE = "org.freedesktop.systemd1.Manager"
+
+
+def wanted() -> bool:
+    """Whether systemd runs this machine: sd_booted(3)."""
+    return os.path.isdir("/run/systemd/system")
+
+
+def unit_of(pid: int | str) -> str:
+    """The cgroup path of the process in systemd's hierarchy."""
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            if controllers in ("", "name=systemd"):
+                return path
+    return ""
+
+
+class Mover:
+    """A child that is ready to move processes into a scope."""
+
+    def __init__(self, name: str) -> None:
+        import socket
+
+        self.unit = f"{name}.scope"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pid = os.fork()
+        if self._pid == 0:
+            # --- child ---
+            try:
+                ours.close()
+                _serve(theirs.fileno(), self.unit)
+            finally:
+                os._exit(0)
+        # --- parent ---
+        theirs.close()
+        self._channel = ours.detach()
+
+    def ask(self, seconds: float = SECONDS) -> str:
+        """Why systemd cannot be asked for a scope, or an empty string; nothing is moved."""
+        try:
+            answer = self._exchange("0", seconds)
+            return "" if answer == "ok" else answer
+        finally:
+            self.close()
+
+    def _exchange(self, request: str, seconds: float) -> str:
+        try:
+            os.write(self._channel, request.encode())
+            poll = select.poll()
+            poll.register(self._channel, select.POLLIN)
+            if not poll.poll(seconds * 1000):
+                return f"systemd gave no answer within {seconds:g} s"
+            return os.read(self._channel, 4096).decode(errors="replace") or "the helper died"
+        except OSError as error:
+            return reason(error)
+
+    def move(self, pids: Sequence[int], seconds: float = SECONDS) -> str:
+        """Why they could not all be moved, or an empty string when they are in the scope."""
+        try:
+            answer = self._exchange(" ".join(map(str, pids)), seconds)
+            if answer != "ok":
+                return answer
+            for pid in pids:
+                if not unit_of(pid).endswith(f"/{self.unit}"):
+                    return f"systemd says so, but {pid} is in {unit_of(pid)}"
+            return ""
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the child, whatever it is waiting for."""
+        if self._pid:
+            os.close(self._channel)
+            os.kill(self._pid, 9)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+
+
+def _serve(channel: int, unit: str) -> None:
+    """The child: connect, wait for the pids, make the scope, answer."""
+    from rootlessnet.systemd import bus
+
+    problem = ""
+    connection = None
+    try:
+        root = os.geteuid() == 0 and "_CONTAINERS_ROOTLESS_UID" not in os.environ
+        address = bus.SYSTEM_ADDRESS if root and not _in_user_namespace() else bus.user_address()
+        connection = bus.Connection(address, SECONDS)
+        connection.subscribe(f"type='signal',interface='{_INTERFACE}',member='JobRemoved'")
+        connection.call(*_MANAGER, _INTERFACE, "Subscribe")
+    except (Error, OSError) as error:
+        problem = reason(error)
+    pids = [int(word) for word in os.read(channel, 4096).split()]
+    if not pids:
+        return
+    if connection is not None and pids != [0]:
+        try:
+            _make_scope(connection, unit, pids)
+        except (Error, OSError) as error:
+            problem = reason(error)
+    os.write(channel, (problem or "ok").encode(errors="replace")[:4000])
+
+
+def _in_user_namespace() -> bool:
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return file.read().split() != ["0", "0", "4294967295"]
+
+
+def _make_scope(connection: object, unit: str, pids: list[int]) -> None:
+    from rootlessnet.systemd import bus
+
+    assert isinstance(connection, bus.Connection)
+    properties = [
+        ["Description", bus.variant("s", "rootlessnet: shared network namespace")],
+        ["Slice", bus.variant("s", "user.slice")],
+        ["PIDs", bus.variant("au", pids)],
+        ["Delegate", bus.variant("b", True)],
+        ["DefaultDependencies", bus.variant("b", False)],
+        ["CollectMode", bus.variant("s", "inactive-or-failed")],
+    ]
+    try:
+        (job,) = connection.call(
+            *_MANAGER,
+            _INTERFACE,
+            "StartTransientUnit",
+            "ssa(sv)a(sa(sv))",
+            unit,
+            "replace",
+            properties,
+            [],
+        )
+    except bus.BusError as error:
+        if not error.name.endswith((".UnitExists", ".UnitAlreadyExists")):
+            raise
+        # The scope of an instance that was adopted: what is left of it is still in there.
+        connection.call(*_MANAGER, _INTERFACE, "AttachProcessesToUnit", "ssau", unit, "", pids)
+        return
+    _, _, _, result = connection.wait_for_signal("JobRemoved", job)
+    if result != "done":
+        raise Error(f"start {unit}: {result}")
