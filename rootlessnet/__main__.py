@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 from rootlessnet import errors
-from rootlessnet.kernel import signals
 
 COMMANDS = {
     "enter": "run a command inside",
@@ -22,8 +23,11 @@ COMMANDS = {
 
 def main() -> int:
     """Run sys.argv; returns the exit status (125 for every failure of ours)."""
+    _open_standard_streams()
     try:
-        return _run(sys.argv[1:])
+        status = _run(sys.argv[1:])
+        sys.stdout.flush()
+        return status
     except errors.UsageError as error:
         errors.report(error)
         errors.complain_hint("rootlessnet --help shows the commands and their options")
@@ -31,10 +35,37 @@ def main() -> int:
     except errors.Error as error:
         errors.report(error)
         return error.status
-    except BrokenPipeError:
-        return signals.die_of(signals.SIGPIPE)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            return _die(interrupted=False)
+        # No file, no process, no space, no memory left, or the like.
+        if errors.is_debugging():
+            raise
+        errors.report(error)
+        _drop_output()
+        return errors.EXIT_FAILURE
     except KeyboardInterrupt:
-        return signals.die_of(signals.SIGINT)
+        return _die(interrupted=True)
+
+
+def _die(*, interrupted: bool) -> int:
+    from rootlessnet.kernel import signals
+
+    _drop_output()
+    return signals.die_of(signals.SIGINT if interrupted else signals.SIGPIPE)
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed: no file of ours may become number 0 to 2."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
+def _drop_output() -> None:
+    """Forget what could not be written, or Python tries again at its end and complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
 
 
 def _run(argv: list[str]) -> int:
@@ -51,10 +82,11 @@ def _run(argv: list[str]) -> int:
         print(f"rootlessnet {version('rootlessnet')}")
         return 0
     if not rest:
-        if before and before[-1] not in ("-h", "--help"):
-            arguments.parse(before, arguments.COMMON)
-        _print_help()
-        return 0 if before else errors.EXIT_FAILURE
+        if not argv or argv[-1] in ("-h", "--help"):
+            _print_help()
+            return 0 if argv else errors.EXIT_FAILURE
+        arguments.parse(before, arguments.COMMON)
+        raise errors.UsageError("no command")
     name = rest[0]
     if name not in COMMANDS:
         raise errors.UsageError(f"unknown command {name}")

@@ -101,6 +101,11 @@ def set_debug() -> None:
     _debugging = True
 
 
+def is_debugging() -> bool:
+    """Whether --debug was given."""
+    return _debugging
+
+
 def debug(text: str) -> None:
     """Say what is being done, when --debug asks for it."""
     if _debugging:

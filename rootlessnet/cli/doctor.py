@@ -137,7 +137,7 @@ def _subordinate_ids(warning: str) -> Iterator[Finding]:
 
         user = getpass.getuser()
         mend = f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
-    yield Finding(name, WARNING, f"{warning}; chown and su inside will fail", mend)
+    yield Finding(name, WARNING, f"{warning}", mend)
 
 
 def _tun_device() -> Iterator[Finding]:

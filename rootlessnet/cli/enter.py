@@ -60,9 +60,8 @@ def main(argv: list[str]) -> int:
     try:
         os.chdir(directory)
     except OSError as error:
-        raise Error(
-            "change the directory inside", hint="not every directory is there; try -C /"
-        ) from error
+        advice = "inside, /run is another one; try -C /" if directory.startswith("/run") else ""
+        raise Error("change the directory inside", hint=advice) from error
     if sockets:
         environment.update(activation.hand_over(activation.inherited(), sockets))
     _exec(command, environment)
@@ -153,6 +152,8 @@ def _join(instance: Instance, *, keep_id: bool) -> dict[str, str]:
     holder = join(instance)
     environment = dict(os.environ)
     environment["ROOTLESSNET"] = instance.name
+    # A rootlessnet inside means the same instance.
+    environment["ROOTLESSNET_STATIC_DIR"] = instance.static_dir
     path = environment.get("PATH", os.defpath)
     if "/usr/sbin" not in path.split(":"):
         environment["PATH"] = f"{path}:/usr/sbin"

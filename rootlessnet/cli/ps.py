@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rootlessnet.cli import arguments
+from rootlessnet.cli.text import printable
 from rootlessnet.instance import paths, start, view
 
 OPTIONS = (*arguments.COMMON, arguments.JSON)
@@ -24,7 +25,13 @@ def main(argv: list[str]) -> int:
         return 0
     rows = [("PID", "USER", "SINCE", "LEASE", "COMMAND")]
     rows += [
-        (str(p["pid"]), p["user"], p["since"], "yes" if p["lease"] else "no", p["command"])
+        (
+            str(p["pid"]),
+            p["user"],
+            p["since"],
+            "yes" if p["lease"] else "no",
+            printable(p["command"]),
+        )
         for p in processes
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

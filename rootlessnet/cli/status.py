@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rootlessnet.cli import arguments
+from rootlessnet.cli.text import printable
 from rootlessnet.instance import paths, view
 
 TYPE_CHECKING = False
@@ -49,10 +50,10 @@ def describe(document: dict[str, Any]) -> str:
         f"  driver      {driver['name']} {driver['version']}, "
         + (f"pid {driver['pid']}" if driver["pid"] else "not running")
         + f", mtu {driver['mtu']}, IPv6 {'on' if driver['ipv6'] else 'off'}"
-        + (f", restarted {driver['restarts']} times" if driver["restarts"] else ""),
+        + (f", restarts {driver['restarts']}" if driver["restarts"] else ""),
         f"  netns       {document['netns']['path']} (inode {document['netns']['inode']})",
         f"  supervisor  {document['supervisor']['pid'] or 'not running'}",
         f"  leases      {len(document['leases']) or 'none'}",
     ]
-    lines += [f"    {lease['id']:<10}{lease['command']}" for lease in document["leases"]]
+    lines += [f"    {lease['id']:<10}{printable(lease['command'])}" for lease in document["leases"]]
     return "\n".join(lines)

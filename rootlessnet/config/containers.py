@@ -101,7 +101,7 @@ def _expand(path: str) -> str:
     try:
         return os.path.realpath(path, strict=True)
     except OSError:
-        return os.path.normpath(path)
+        return "/" + os.path.normpath(path).lstrip("/")
 
 
 def static_dir() -> tuple[str, str]:

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 _ACCEPT_DAD = "/proc/sys/net/ipv6/conf/default/accept_dad"
 
 _HINTS = (
-    ("/dev/net/tun", "modprobe tun; chmod 0666 /dev/net/tun"),
+    ("/dev/net/tun", "as root: modprobe tun; chmod 0666 /dev/net/tun"),
     ("Device or resource busy", "another driver is already connected: rootlessnet status"),
 )
+
+# What slirp4netns says at every start.
+_NOISE = ("sent tapfd", "received tapfd", "WARNING: Support for ", "Starting slirp", "* ")
 
 LOG_TAIL_BYTES = 2000
 
@@ -58,7 +61,7 @@ def connect(
     line = slirp4netns.arguments(options, features, where)
     start_of_log = os.fstat(log).st_size
     with _NoDuplicateDetection(target, wanted=bool(options["enable_ipv6"])):
-        pid, ready = slirp4netns.start(line, exit_pipe, log)
+        pid, ready = slirp4netns.start(line, exit_pipe, log, private_mounts=same_userns)
         try:
             problem = _wait_until_ready(ready, pid, deadline, seconds)
         except BaseException:
@@ -79,7 +82,7 @@ def _wait_until_ready(ready: int, pid: int, deadline: float, seconds: float) -> 
     poll = select.poll()
     poll.register(ready, select.POLLIN)
     if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        return f"no answer after {seconds:g} s"
+        return f"no answer after {seconds:.1f} s"
     if os.read(ready, 16):
         return ""
     # Closed without a word: it is ending. Give it the moment to become a zombie.
@@ -109,7 +112,9 @@ def log_text(log: int, start: int) -> str:
     with open(f"/proc/self/fd/{log}", "rb") as file:
         file.seek(max(start, os.fstat(log).st_size - LOG_TAIL_BYTES))
         text = file.read().decode(errors="replace")
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+    lines = [line.strip() for line in text.splitlines()]
+    words = [line for line in lines if line and not line.startswith(_NOISE)]
+    return "; ".join(dict.fromkeys(words))
 
 
 class _NoDuplicateDetection:

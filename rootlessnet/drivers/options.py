@@ -49,7 +49,11 @@ def parse(pairs: Iterable[str], source: str = "-o") -> Options:
                 raise ValueError(f"unknown option for slirp4netns: {quote(pair)}")
             result[key] = check(key, value)
         except ValueError as error:
-            advice = "" if check else f"options are {', '.join(_CHECKS)}"
+            advice = ""
+            if check is None:
+                advice = f"options are {', '.join(_CHECKS)}"
+            elif not equals:
+                advice = f"-o {key}=VALUE"
             raise Error(f"{source} {pair}: {error}", hint=advice) from None
     return result
 
@@ -61,9 +65,11 @@ def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def show(value: str | int | bool) -> str:
+def show(value: str | float | bool) -> str:
     """A value as it is written on the command line."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cidr(key: str, value: str) -> str:
@@ -83,6 +89,8 @@ def _cidr(key: str, value: str) -> str:
         raise ValueError(
             f"invalid cidr {quote(value)}: slirp4netns needs a prefix length from 1 to 25"
         )
+    if network.is_loopback or network.is_multicast or network.network_address.packed[0] == 0:
+        raise ValueError(f"invalid cidr {quote(value)}: these addresses have another meaning")
     return str(network)
 
 

@@ -86,6 +86,11 @@ class Features:
 def find(configured: str = "") -> str:
     """The path of the program: as configured (containers.conf network_cmd_path), else on PATH."""
     path = spawn.find(configured or NAME)
+    if "/" in configured and os.path.exists(configured) and (path is None or os.path.isdir(path)):
+        raise Error(
+            f"start {NAME}: network_cmd_path {configured} is not an executable file",
+            hint="mend network_cmd_path in containers.conf",
+        )
     if path is None:
         raise Error(f"start {NAME}: {configured or NAME} not found", hint=INSTALL)
     return path
@@ -137,14 +142,20 @@ def _require(supported: bool, message: str, features: Features) -> None:
         )
 
 
-def start(line: list[str], exit_pipe: int, log: int) -> tuple[int, int]:
+def start(line: list[str], exit_pipe: int, log: int, *, private_mounts: bool) -> tuple[int, int]:
     """Start it; its pid, and the reading end of the ready pipe, which the caller owns.
 
-    exit_pipe is the reading end of the exit pipe; log takes stdout and stderr.
+    exit_pipe is the reading end of the exit pipe; log takes stdout and stderr. Its sandbox mounts a
+    tmpfs on /tmp: private_mounts is needed where it does not get a mount namespace by joining
+    another user namespace (slirp4netns pull request 153).
     """
     ready, write = os.pipe()
     try:
-        pid = spawn.start(line, descriptors={1: log, 2: log, _READY_FD: write, _EXIT_FD: exit_pipe})
+        pid = spawn.start(
+            line,
+            descriptors={1: log, 2: log, _READY_FD: write, _EXIT_FD: exit_pipe},
+            private_mounts=private_mounts,
+        )
     except OSError as error:
         os.close(ready)
         raise Error(f"start {NAME}: {line[0]}", hint=INSTALL) from error

@@ -1,4 +1,4 @@
-"""Give everything of an instance back: best effort, idempotent, and it never starts a helper."""
+"""Give everything of an instance back: best effort, idempotent, and nothing is started for it."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ def remove_tree(path: str) -> None:
         except FileNotFoundError:
             pass
         return
+    os.chmod(path, 0o700)
     shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path) and os.geteuid() != 0:
         _remove_as_mapped_root(path)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 FIFO = "lease.fifo"
 
+# No reader; or nothing there, or something that is none of ours.
+_NOBODY_READS = (errno.ENXIO, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+
 # Out of the way of the descriptors that shells and their scripts use by number.
 _HIGH = 200
 
@@ -37,7 +40,7 @@ def take(instance: Instance) -> int | None:
             instance.path(FIFO), os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
         )
     except OSError as error:
-        if error.errno in (errno.ENXIO, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        if error.errno in _NOBODY_READS:
             return None
         raise
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):

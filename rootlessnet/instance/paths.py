@@ -60,24 +60,41 @@ def find(static_dir: str = "") -> Instance:
 def resolve_static_dir(given: str = "") -> tuple[str, str]:
     """The static dir as an absolute path, and what says so (an option, a variable, a file)."""
     if given:
-        return os.path.abspath(given), "--static-dir"
+        return _absolute(given), "--static-dir"
     given = os.environ.get("ROOTLESSNET_STATIC_DIR", "")
     if given:
-        return os.path.abspath(given), "ROOTLESSNET_STATIC_DIR"
+        return _absolute(given), "ROOTLESSNET_STATIC_DIR"
     return containers.static_dir()
+
+
+def _absolute(path: str) -> str:
+    try:
+        path = os.path.abspath(path)
+    except OSError as error:
+        raise Error("find the working directory", hint="name an absolute static dir") from error
+    # POSIX lets normpath keep two leading slashes; for Linux and podman they are one.
+    return "/" + path.lstrip("/")
 
 
 def base_directory() -> str:
     """$XDG_RUNTIME_DIR/rootlessnet, made if need be. Raises Error when it is not ours alone."""
     base = runtime_directory() + "/rootlessnet"
+    if not os.path.lexists(base):
+        _make_directory(base, "make the state directory", _SPACE_HINT)
+    check_private(base, "the state directory", exact=True)
+    return base
+
+
+def _make_directory(path: str, attempt: str, advice: str) -> None:
+    before = os.umask(0o077)
     try:
-        os.mkdir(base, 0o700)
+        os.mkdir(path, 0o700)
     except FileExistsError:
         pass
     except OSError as error:
-        raise Error("make the state directory", hint=_SPACE_HINT) from error
-    check_private(base, "the state directory", exact=True)
-    return base
+        raise Error(attempt, hint=advice) from error
+    finally:
+        os.umask(before)
 
 
 _SPACE_HINT = "XDG_RUNTIME_DIR has to be writable and have room: check with df and ls -ld"
@@ -93,7 +110,7 @@ def runtime_directory() -> str:
     path = os.environ.get("XDG_RUNTIME_DIR", "")
     if path:
         if not path.startswith("/"):
-            raise Error(f"use XDG_RUNTIME_DIR: {path} is not an absolute path")
+            raise Error(f"use XDG_RUNTIME_DIR: {path} is not an absolute path", hint=_UNSET_HINT)
         check_private(path, "XDG_RUNTIME_DIR")
         return os.path.realpath(path)
     path = f"/run/user/{containers.rootless_uid()}"
@@ -103,17 +120,12 @@ def runtime_directory() -> str:
     except Error:
         pass
     path = f"/tmp/rootlessnet-{uid}"
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise Error("make a runtime directory", hint=_UNSET_HINT) from error
+    _make_directory(path, "make a runtime directory", _UNSET_HINT)
     check_private(path, "the runtime directory")
     return path
 
 
-_UNSET_HINT = "log in through pam_systemd, or set XDG_RUNTIME_DIR to a directory of your own"
+_UNSET_HINT = "set XDG_RUNTIME_DIR to a directory of your own; after su or sudo, unset it"
 
 
 def check_private(path: str, what: str, *, exact: bool = False) -> None:

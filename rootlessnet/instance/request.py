@@ -27,6 +27,8 @@ class Requested:
 def seconds(option: str, text: str, minimum: float = 0.0) -> float:
     """The value of an option in seconds. Raises Error."""
     try:
+        if "_" in text:
+            raise ValueError  # a Python number, but nobody else's
         value = float(text)
         if not minimum <= value <= _MAX_SECONDS:
             raise ValueError

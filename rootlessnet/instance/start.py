@@ -8,7 +8,6 @@ import time
 
 from rootlessnet.errors import Error, warn
 from rootlessnet.instance import lease, lock, state
-from rootlessnet.kernel.trace import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +56,9 @@ def heal(instance: Instance) -> None:
         from rootlessnet.instance.request import DEFAULT_TIMEOUT, Requested
 
         lock.acquire(fd, lock.EXCLUSIVE, DEFAULT_TIMEOUT)
-        if _is_supervised(instance):
+        taken = lease.take(instance)
+        if taken is not None:
+            os.close(taken)
             return
         from rootlessnet.instance import cleanup, recovery
 
@@ -79,6 +80,7 @@ def _is_supervised(instance: Instance) -> bool:
 
 def _create(instance: Instance, requested: Requested, fd: int) -> int:
     from rootlessnet.instance import cleanup, recovery, settings
+    from rootlessnet.kernel.trace import trace
 
     lock.release(fd)
     lock.acquire(fd, lock.EXCLUSIVE, requested.timeout)
@@ -94,6 +96,7 @@ def _create(instance: Instance, requested: Requested, fd: int) -> int:
         return _take_over(instance, requested, fd, left)
     chosen = settings.resolve(requested)
     cleanup.clear(instance)
+    umask = os.umask(0o077)
     try:
         os.mkdir(instance.directory, 0o700)
         trace("start:directory")
@@ -103,11 +106,14 @@ def _create(instance: Instance, requested: Requested, fd: int) -> int:
     except OSError as error:
         cleanup.clear(instance)
         raise Error("make the state directory") from error
+    finally:
+        os.umask(umask)
     return _supervise(instance, chosen, fd, reader, None)
 
 
 def _take_over(instance: Instance, requested: Requested, fd: int, left: Left) -> int:
     from rootlessnet.instance import settings
+    from rootlessnet.kernel.trace import trace
 
     settings.refuse_difference(requested, left.record)
     trace("adopt:found")
@@ -119,6 +125,8 @@ def _supervise(
     instance: Instance, chosen: Settings, fd: int, reader: int, left: Left | None
 ) -> int:
     """Start the supervisor and wait until the instance is ready; a lease of it."""
+    from rootlessnet.kernel.trace import trace
+
     # Our lease is there before the supervisor is: it cannot miss us, nor outlive us for long.
     taken = lease.take(instance)
     assert taken is not None

@@ -8,8 +8,8 @@ $XDG_RUNTIME_DIR/rootlessnet/<name>/     0700
     log             what supervisor and driver said
     root/           what is mounted inside (rootlessnet.instance.mounts)
 
-Nothing here is believed after a reboot, or without a look at the process it names: a record holds
-pid and start time, and the boot id.
+Nothing here is believed without a look at the process it names, by pid and start time; state.json
+has the boot id too, and is not believed after a reboot.
 """
 
 from __future__ import annotations
@@ -98,11 +98,30 @@ def read(instance: Instance) -> dict[str, Any] | None:
     try:
         with open(instance.path(STATE), "rb") as file:
             state = json.loads(file.read(_MAX_SIZE))
-        if isinstance(state, dict) and state["boot_id"] == boot_id():
-            return state
-    except (OSError, ValueError, KeyError, RecursionError):
+        if state["boot_id"] == boot_id() and _is_whole(state):
+            return dict(state)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
+
+
+def _is_whole(state: dict[str, Any]) -> bool:
+    """Whether everything that is relied on is there and of its type. Raises KeyError, TypeError."""
+    supervisor, holder, driver = state["supervisor"], state["holder"], state["driver"]
+    return (
+        isinstance(state["static_dir"], str)
+        and isinstance(state["state"], str)
+        and isinstance(state["linger"], float | int)
+        and isinstance(state["timeout"], float | int)
+        and isinstance(driver["options"], dict)
+        and isinstance(driver["restarts"], int)
+        and all(isinstance(driver[key], str) for key in ("name", "program", "version", "cidr"))
+        and all(isinstance(item[key], int) for item in (supervisor, holder) for key in _IDENTITY)
+        and (driver["pid"] is None or all(isinstance(driver[key], int) for key in _IDENTITY))
+    )
+
+
+_IDENTITY = ("pid", "started")
 
 
 def write(instance: Instance, state: dict[str, Any]) -> None:

@@ -157,6 +157,7 @@ def _daemonize(instance: Instance, keep: list[int]) -> None:
         signal_map={},
     ).open()
     libc.set_process_name("rootlessnet")
+    libc.set_command_line(f"rootlessnet: supervisor of {instance.name}")
 
 
 class Supervisor:
@@ -501,12 +502,17 @@ class Supervisor:
             if not process.wait_for(self.driver_pidfd, 0.5):
                 signals.send(self.driver_pidfd, signals.SIGKILL)
         trace("end:driver")
+        # By what we know ourselves: the record may be damaged.
+        if self.holder_pidfd >= 0:
+            signals.send(self.holder_pidfd, signals.SIGKILL)
+        trace("end:holder")
         self.pins.close()
         self._mirror.changed()
         try:
             cleanup.clear(self.instance)
         except Error as error:
             say(reason(error))
+        trace("end:cleared")
 
     # -- helpers that end --------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from rootlessnet.errors import Error
 from rootlessnet.instance import lease, named, paths, start, state
 from rootlessnet.instance.clock import timestamp
 
@@ -22,6 +23,11 @@ def status(instance: Instance) -> dict[str, Any]:
     start.heal(instance)
     record = state.read(instance)
     holder = state.read_holder(instance)
+    if record is None and holder is not None and _holder_lives(instance, holder):
+        raise Error(
+            f"read {instance.path(state.STATE)}: damaged, but the instance runs",
+            hint="rootlessnet down --force ends it, with what is inside",
+        )
     if record is None or holder is None or not _holder_lives(instance, holder):
         return _down(instance)
     supervisor = _living(record["supervisor"])

@@ -12,6 +12,8 @@ import os
 from rootlessnet.errors import Error
 from rootlessnet.kernel import libc, spawn
 
+_SINGLE = "only one id is mapped, chown and su will fail inside"
+
 Range = tuple[int, int, int]
 """First id inside, first id outside, how many: a line of /proc/PID/uid_map."""
 
@@ -73,7 +75,7 @@ def apply(pid: int) -> str:
         if not warning:
             return ""
     else:
-        warning = "no subordinate ids in /etc/subuid and /etc/subgid: only one id is mapped"
+        warning = f"no subordinate ids in /etc/subuid and /etc/subgid: {_SINGLE}"
     _single(pid, uids[0], gids[0])
     return warning
 
@@ -86,14 +88,14 @@ def _with_helpers(pid: int, uids: list[Range], gids: list[Range]) -> str:
         if path is None:
             for other in runs:
                 other.finish()
-            return f"{program} is not installed: only one id is mapped"
+            return f"{program} is not installed: {_SINGLE}"
         numbers = [str(number) for line in ranges for number in line]
         runs.append(spawn.Output([path, str(pid), *numbers]))
     problem = ""
     for run in runs:
         status, text = run.finish()
         if status:
-            problem = problem or f"{text.strip() or run.argv[0] + ' failed'}: only one id is mapped"
+            problem = problem or f"{text.strip() or run.argv[0] + ' failed'}: {_SINGLE}"
     return problem
 
 

@@ -10,7 +10,7 @@ import os
 import select
 
 from rootlessnet.errors import Error
-from rootlessnet.kernel import process
+from rootlessnet.kernel import libc, process, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,12 +41,14 @@ def start(
     *,
     descriptors: Mapping[int, int],
     environment: Mapping[str, str] | None = None,
-    new_session: bool = True,
+    private_mounts: bool = False,
 ) -> int:
     """Start argv[0] (a path) and return its pid, a child of ours.
 
     descriptors maps the number in the program to the number here; 0, 1 and 2 are /dev/null where
-    it does not name them. Signals are at their defaults. Raises OSError when it cannot start.
+    it does not name them. Signals are at their defaults, the session is its own; with
+    private_mounts it also has a copy of the mounts, and nothing that it mounts reaches ours.
+    Raises OSError when it cannot start.
     """
     wanted = dict(descriptors)
     null = os.open(os.devnull, os.O_RDWR)
@@ -58,12 +60,14 @@ def start(
             source = _dup_above(wanted.get(number, null))
             lifted.append(source)
             actions.append((os.POSIX_SPAWN_DUP2, source, number))
+        if private_mounts:
+            return _fork_private(argv, environment, actions)
         return os.posix_spawn(
             argv[0],
             list(argv),
             dict(os.environ if environment is None else environment),
             file_actions=actions,
-            setsid=new_session,
+            setsid=True,
             setsigmask=[],
             setsigdef=_DEFAULT_SIGNALS,
         )
@@ -75,6 +79,31 @@ def start(
 
 # All but SIGKILL and SIGSTOP, whose dispositions are not ours to set.
 _DEFAULT_SIGNALS = [n for n in range(1, 32) if n not in (9, 19)]
+
+
+def _fork_private(
+    argv: Sequence[str],
+    environment: Mapping[str, str] | None,
+    actions: list[tuple[int, int, int]],
+) -> int:
+    """What posix_spawn does, with unshare(CLONE_NEWNS) before exec; failures are status 127."""
+    pid = os.fork()
+    if pid:
+        return pid
+    # --- child ---
+    try:
+        os.setsid()
+        libc.unshare(libc.CLONE_NEWNS)
+        libc.mount("", "/", flags=libc.MS_SLAVE | libc.MS_REC)
+        for _, source, number in actions:
+            os.dup2(source, number)
+        for number in (signals.SIGPIPE, signals.SIGXFSZ):
+            signals.restore(number)
+        os.execve(argv[0], list(argv), dict(os.environ if environment is None else environment))
+    except OSError as error:
+        os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
+    finally:
+        os._exit(127)
 
 
 def _dup_above(fd: int) -> int:

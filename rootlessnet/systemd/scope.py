@@ -32,14 +32,15 @@ def wanted() -> bool:
     return os.path.isdir("/run/systemd/system")
 
 
-def unit_of(pid: int | str) -> str:
-    """The cgroup path of the process in systemd's hierarchy."""
+def cgroups_of(pid: int | str) -> set[str]:
+    """The cgroup paths of the process in systemd's hierarchy; on a hybrid machine there are two."""
+    paths = set()
     with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
             if controllers in ("", "name=systemd"):
-                return path
-    return ""
+                paths.add(path)
+    return paths
 
 
 class Mover:
@@ -88,8 +89,9 @@ class Mover:
             if answer != "ok":
                 return answer
             for pid in pids:
-                if not unit_of(pid).endswith(f"/{self.unit}"):
-                    return f"systemd says so, but {pid} is in {unit_of(pid)}"
+                found = cgroups_of(pid)
+                if not any(path.endswith(f"/{self.unit}") for path in found):
+                    return f"systemd says so, but {pid} is in {' '.join(sorted(found))}"
             return ""
         finally:
             self.close()
