@@ -58,13 +58,13 @@ class Group:
     notes: list[str] = field(default_factory=list)
 
 
-def rounds(runs: int, *steps: Step) -> dict[str, list[float]]:
-    """Call the steps in turn, runs times; the values by name. A first round warms up, uncounted."""
+def rounds(runs: int, *steps: Step, warm_up: bool = True) -> dict[str, list[float]]:
+    """Call the steps in turn, runs times; the values by name. A warm-up is a round uncounted."""
     found: dict[str, list[float]] = {}
-    for number in range(runs + 1):
+    for number in range(-1 if warm_up else 0, runs):
         for step in steps:
             for name, value in step().items():
-                if number > 0:
+                if number >= 0:
                     found.setdefault(name, []).append(value)
     return found
 

@@ -52,6 +52,7 @@ def measure(runs: int) -> Group:
         crowd_warm,
         lambda: {"podman": timed(unshare, AT_ONCE)},
         lambda: {"python": timed(PYTHON, AT_ONCE)},
+        warm_up=False,
     )
     podman.clean()
 
