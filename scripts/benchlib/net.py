@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchlib.contenders import Podman, Rootlessnet, need
@@ -12,9 +13,11 @@ from benchlib.measure import Check, Failed, Group, Row, ratio, rounds, timed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 RUNS = 5
 SECONDS = 3
+PROBE = ["/usr/bin/python3", "-I", str(Path(__file__).with_name("probe.py"))]
 INTERNET = "203.0.113.1"
 
 
@@ -24,13 +27,24 @@ def iperf3(prefix: Sequence[str] = (), *options: str) -> float:
     for _ in range(10):
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         answer = json.loads(done.stdout or "{}")
-        if done.returncode == 0:
+        # With --json it may fail and say so in the document alone.
+        if "error" not in answer and done.returncode == 0:
             return float(answer["end"]["sum_received"]["bits_per_second"]) / 1e9
         # The server takes one client at a time, and may still be saying goodbye to the last.
         if "busy" not in answer.get("error", ""):
             break
         time.sleep(0.2)
     raise Failed(f"{' '.join(command)}: {answer.get('error', f'exit {done.returncode}')}")
+
+
+def probe(prefix: Sequence[str], *arguments: str) -> dict[str, Any]:
+    """What probe.py says in there."""
+    command = [*prefix, *PROBE, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        raise Failed(f"{' '.join(command)}: exit {done.returncode}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def measure(runs: int) -> Group:
@@ -48,6 +62,7 @@ def measure(runs: int) -> Group:
     with net.held():
         mtu = net.status()["driver"]["mtu"]
         found = rounds(runs, out, back)
+        many = {name: probe(prefix, "refused") for name, prefix in ways.items()}
     podman.clean()
 
     group = Group("net")
@@ -58,4 +73,9 @@ def measure(runs: int) -> Group:
     for way, limit in (("out", 1.0), ("in", 1.0)):
         quotient = ratio(found[f"rootlessnet {way}"], found[f"podman {way}"])
         group.checks.append(Check(f"{way}, rootlessnet : podman", quotient, False, limit))
+    for name, answer in many.items():
+        text = f"refused of {answer['connections']} in a row, {name}"
+        group.rows.append(Row(text, "", [answer["refused"]]))
+    refused = many["rootlessnet"]["refused"]
+    group.checks.append(Check("connections refused", refused, True, 0, ""))
     return group
