@@ -149,7 +149,8 @@ def test_no_newuidmap_maps_a_single_id_with_a_warning(net: Net, tmp_path: Path) 
     done = net.enter("cat", "/proc/self/uid_map", env={"PATH": str(tmp_path)})
     assert done.stdout.split() == ["0", str(os.getuid()), "1"]
     assert done.stderr == (
-        "rootlessnet: warning: newuidmap is not installed: only one id is mapped\n"
+        "rootlessnet: warning: newuidmap is not installed: only one id is mapped, chown "
+        "and su will fail inside\n"
     )
 
 
@@ -190,7 +191,9 @@ def test_no_slirp4netns_anywhere(net: Net) -> None:
 # -- damaged and foreign state ---
 
 
-@pytest.mark.parametrize("what", ["file", "symlink", "fifo", "tree", "old state", "regular fifo"])
+@pytest.mark.parametrize(
+    "what", ["file", "symlink", "fifo", "tree", "old state", "regular fifo", "boot id", "closed"]
+)
 def test_whatever_stands_in_the_place_of_the_state_directory(
     net: Net, tmp_path: Path, what: str
 ) -> None:
@@ -210,6 +213,11 @@ def test_whatever_stands_in_the_place_of_the_state_directory(
         if what == "tree":
             (place / "root" / "deep").mkdir(parents=True)
             (place / "root" / "link").symlink_to(bystander)
+        elif what == "boot id":
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            (place / "state.json").write_text(f'{{"boot_id": "{boot}"}}')
+        elif what == "closed":
+            place.chmod(0)
         elif what == "old state":
             (place / "state.json").write_bytes(b"\xff{[" * 1000)
             (place / "holder").write_text(f"{os.getpid()} 1 2 3 4\n")
@@ -219,6 +227,29 @@ def test_whatever_stands_in_the_place_of_the_state_directory(
     assert net.run("status").stdout.startswith(f"{net.name}: down\n")
     assert "10.0.2.100" in net.inside("ip", "-br", "address", "show", "tap0")
     assert (bystander / "precious").exists()
+
+
+@pytest.mark.parametrize("damage", ["holder", "state.json", "both"])
+def test_records_damaged_while_it_runs_leak_nothing(net: Net, damage: str) -> None:
+    child = net.hold()
+    pids = net.pids()
+    for name in ("holder", "state.json"):
+        if damage in (name, "both"):
+            (net.directory / name).write_text("1 2 3\n")
+    net.release(child)
+    net.wait_until_down()
+    wait_for("all have ended", lambda: not set(pids.values()) & set(own_processes()))
+
+
+def test_damaged_record_of_a_running_instance_is_named(net: Net) -> None:
+    net.hold()
+    (net.directory / "state.json").write_text("junk")
+    lines = failure(net.run("status", check=False))
+    assert lines[0] == (
+        f"rootlessnet: read {net.directory}/state.json: damaged, but the instance runs"
+    )
+    net.run("down", "--force")
+    net.wait_until_down()
 
 
 def test_lock_that_is_no_file(net: Net) -> None:
@@ -288,9 +319,7 @@ def test_killed_start_leaves_nothing_running(net: Net, hanging_driver: dict[str,
     holder = int((net.directory / "holder").read_text().split()[0])
     supervisor = next(
         pid for pid, name in own_processes().items()
-        if pid != child.pid and PROGRAM in name and str(net.static_dir) not in name
-        and Path(f"/proc/{pid}/comm").read_text() == "rootlessnet\n"
-        and Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if name.startswith("rootlessnet: supervisor")
         and str(holder) in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     )  # fmt: skip
     kill(supervisor)

@@ -51,6 +51,12 @@ def test_order_of_the_sources(tmp_path: Path) -> None:
     assert chosen(tmp_path, "--static-dir", "/opt/", ROOTLESSNET_STATIC_DIR="/from/env") == "/opt"
 
 
+def test_leading_slashes_are_one() -> None:
+    from rootlessnet.instance import paths
+
+    assert paths.resolve_static_dir("//opt//x/../y/")[0] == "/opt/y"
+
+
 def test_comments_and_other_tables_do_not_count(tmp_path: Path) -> None:
     config = tmp_path / ".config/containers"
     config.mkdir(parents=True)

@@ -12,7 +12,7 @@ import os
 import time
 
 from rootlessnet.cli import arguments
-from rootlessnet.errors import Error, UsageError, debug
+from rootlessnet.errors import Error, UsageError, debug, warn
 from rootlessnet.instance import lease, paths, request, start, state
 from rootlessnet.kernel import libc, namespaces, signals
 
@@ -54,9 +54,12 @@ def main(argv: list[str]) -> int:
         # The name of a socket is what it was asked for by, without the separator of the names.
         sockets = [(text.replace(":", "_"), activation.listen(text)) for text in values["listen"]]
     instance = paths.find(arguments.last(values, "static-dir"))
-    taken = lease.keep_across_exec(start.use(instance, requested))
+    ids = (os.geteuid(), os.getegid())
+    userns = namespaces.inode("self", "user")
+    taken, holder = use_and_join(instance, requested)
+    taken = lease.keep_across_exec(taken)
     debug(f"instance {instance.name}, lease on descriptor {taken}")
-    environment = _join(instance, keep_id="keep-id" in values)
+    environment = _environment(instance, ids, holder.userns != userns, "keep-id" in values)
     try:
         os.chdir(directory)
     except OSError as error:
@@ -92,6 +95,19 @@ def _working_directory(given: str) -> str:
     return os.path.join(here, given)
 
 
+_DRIVER_SECONDS = 2.0
+
+
+def _wait_for_driver(instance: Instance) -> None:
+    """A driver that died is back in a moment: better late than without a network."""
+    deadline = time.monotonic() + _DRIVER_SECONDS
+    while os.path.exists(instance.path(state.DEGRADED)):
+        if time.monotonic() > deadline:
+            warn("the network is not connected: its driver keeps dying, see rootlessnet logs")
+            return
+        time.sleep(0.01)
+
+
 def _shell() -> str:
     shell = os.environ.get("SHELL", "")
     if not shell:
@@ -104,52 +120,70 @@ def _shell() -> str:
     return shell or "/bin/sh"
 
 
-_JOIN_ATTEMPTS = 200
+_JOIN_SECONDS = 3.0
+
+
+def use_and_join(instance: Instance, requested: request.Requested) -> tuple[int, Holder]:
+    """Become a user of the instance and move this process into it: the lease, and the holder.
+
+    A holder that was killed is replaced within milliseconds, by the supervisor or, if that was
+    killed too, by whoever comes next; so all of it is tried again for a while. Raises Error.
+    """
+    deadline = time.monotonic() + _JOIN_SECONDS
+    while True:
+        taken = start.use(instance, requested)
+        if os.path.exists(instance.path(state.DEGRADED)):
+            _wait_for_driver(instance)
+        try:
+            return taken, join(instance)
+        except ProcessLookupError:
+            os.close(taken)
+            if time.monotonic() > deadline:
+                raise Error(
+                    "join the instance: its holder is gone",
+                    hint="run it again; rootlessnet logs shows what has happened",
+                ) from None
+            time.sleep(0.01)
 
 
 def join(instance: Instance) -> Holder:
-    """Move this process into the instance of which it holds a lease. Raises Error."""
-    for attempt in range(_JOIN_ATTEMPTS):
-        if attempt:
-            # A holder that was killed is replaced by the supervisor within milliseconds.
-            time.sleep(0.01)
-        holder = state.read_holder(instance)
-        if holder is None:
-            break
-        if holder.netns == namespaces.inode("self", "net"):
-            return holder  # inside already
-        try:
-            pidfd = holder.open()
-        except (ProcessLookupError, FileNotFoundError):
-            continue
-        try:
-            namespaces.join(pidfd, namespaces.join_flags(holder.userns))
-            # A private copy of the mounts, so that a command can mount without disturbing others.
-            libc.unshare(libc.CLONE_NEWNS)
-        except OSError as error:
-            if error.errno == errno.ESRCH:
-                continue
-            raise Error(
-                "join the instance",
-                hint="it belongs to another user namespace: run this where it was started, or "
-                "give another --static-dir"
-                if error.errno == errno.EPERM
-                else "",
-            ) from error
-        finally:
-            os.close(pidfd)
-        return holder
-    raise Error(
-        "join the instance: its holder is gone",
-        hint="run it again once the other users have ended: rootlessnet ps",
-    )
+    """Move this process into the instance of which it holds a lease.
+
+    Raises ProcessLookupError when there is no holder, Error when it may not be joined.
+    """
+    holder = state.read_holder(instance)
+    if holder is None:
+        raise ProcessLookupError
+    if holder.netns == namespaces.inode("self", "net"):
+        return holder  # inside already
+    pidfd = holder.open()
+    try:
+        namespaces.join(pidfd, namespaces.join_flags(holder.userns))
+        # A private copy of the mounts, so that a command can mount without disturbing others; what
+        # the supervisor mounts still comes through.
+        libc.unshare(libc.CLONE_NEWNS)
+        if holder.shared:
+            libc.make_slave(holder.shared)
+    except ProcessLookupError:
+        raise
+    except OSError as error:
+        raise Error("join the instance", hint=_JOIN_HINTS.get(error.errno or 0, "")) from error
+    finally:
+        os.close(pidfd)
+    return holder
 
 
-def _join(instance: Instance, *, keep_id: bool) -> dict[str, str]:
-    """Join, and return the environment for the command."""
-    uid, gid = os.geteuid(), os.getegid()
-    userns_before = namespaces.inode("self", "user")
-    holder = join(instance)
+_JOIN_HINTS = {
+    errno.EPERM: "it belongs to another user namespace: run this where it was started, or "
+    "give another --static-dir"
+}
+
+
+def _environment(
+    instance: Instance, ids: tuple[int, int], new_userns: bool, keep_id: bool
+) -> dict[str, str]:
+    """The environment for the command; with keep_id its user namespace too."""
+    uid, gid = ids
     environment = dict(os.environ)
     environment["ROOTLESSNET"] = instance.name
     # A rootlessnet inside means the same instance.
@@ -157,7 +191,7 @@ def _join(instance: Instance, *, keep_id: bool) -> dict[str, str]:
     path = environment.get("PATH", os.defpath)
     if "/usr/sbin" not in path.split(":"):
         environment["PATH"] = f"{path}:/usr/sbin"
-    if holder.userns != userns_before:
+    if new_userns:
         # By these podman and buildah know that they need no user namespace of their own.
         environment["_CONTAINERS_USERNS_CONFIGURED"] = "done"
         environment["_CONTAINERS_ROOTLESS_UID"] = str(uid)

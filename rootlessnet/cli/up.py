@@ -80,8 +80,9 @@ def _stay(instance: Instance, requested: Requested, name: str, taken: int) -> in
             os.close(supervisor)
         if supervisor is None or supervisor in ready:
             # It was killed. We hold a lease, so a new one takes over what is running.
+            fresh = start.use(instance, requested)
             os.close(taken)
-            taken = start.use(instance, requested)
+            taken = fresh
             if name not in named.records(instance):
                 named.add(instance, name, os.getpid())
         if beat:

@@ -47,10 +47,12 @@ def connect(
     exit_pipe: int,
     log: int,
     seconds: float,
+    waiting: int = -1,
 ) -> int:
     """Start the driver; its pid (a child of ours) once the network works.
 
-    exit_pipe is the reading end whose other end keeps it alive; log is its open log file.
+    exit_pipe is the reading end whose other end keeps it alive; log is its open log file; waiting
+    is a pipe to the command that waits for us: when it hangs up nobody wants the driver any more.
     Raises Error with the tail of the log when it died or did not answer.
     """
     deadline = time.monotonic() + seconds
@@ -63,7 +65,7 @@ def connect(
     with _NoDuplicateDetection(target, wanted=bool(options["enable_ipv6"])):
         pid, ready = slirp4netns.start(line, exit_pipe, log, private_mounts=same_userns)
         try:
-            problem = _wait_until_ready(ready, pid, deadline, seconds)
+            problem = _wait_until_ready(ready, pid, deadline, seconds, waiting)
         except BaseException:
             _end(pid)
             raise
@@ -77,12 +79,17 @@ def connect(
     return pid
 
 
-def _wait_until_ready(ready: int, pid: int, deadline: float, seconds: float) -> str:
+def _wait_until_ready(ready: int, pid: int, deadline: float, seconds: float, waiting: int) -> str:
     """Empty when it is ready, else what is wrong."""
     poll = select.poll()
     poll.register(ready, select.POLLIN)
-    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+    if waiting >= 0:
+        poll.register(waiting, 0)  # POLLERR is always told
+    events = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    if not events:
         return f"no answer after {seconds:.1f} s"
+    if all(fd == waiting for fd, _ in events):
+        return "given up, as the command that waited for it has gone"
     if os.read(ready, 16):
         return ""
     # Closed without a word: it is ending. Give it the moment to become a zombie.

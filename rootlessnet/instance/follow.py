@@ -62,11 +62,14 @@ class Follower:
                 continue
             self._names.setdefault(number, set()).add(name)
 
-    def changed(self, now: float) -> None:
-        """Read what has happened; something that concerns us sets `due`."""
+    def changed(self, now: float) -> bool:
+        """Read what has happened; whether something concerns us, which then sets `due`."""
+        concerned = False
         for number, _, name in self._watcher.read():
             if not name or name in self._names.get(number, ()):
+                concerned = True
                 self.due = self.due or now + SETTLE
+        return concerned
 
     def refresh(self) -> bool:
         """Bring the file up to date; whether it changed. Raises Error or OSError."""

@@ -25,7 +25,7 @@ from rootlessnet.errors import Error, reason
 from rootlessnet.errors import hint as hint_of
 from rootlessnet.instance import mounts
 from rootlessnet.instance.state import Holder
-from rootlessnet.kernel import idmap, libc, namespaces, process, spawn
+from rootlessnet.kernel import idmap, libc, namespaces, process, signals, spawn
 from rootlessnet.kernel.trace import trace
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ class Starting:
         self.warning = ""
         self.channel = channel
 
-    def look(self) -> None:
+    def look(self, shared: str) -> None:
         """Fill in its record."""
         self.record = Holder(
             self.pid,
@@ -58,6 +58,7 @@ class Starting:
             namespaces.inode(self.pid, "user"),
             namespaces.inode(self.pid, "net"),
             namespaces.inode(self.pid, "mnt"),
+            shared,
         )
 
     def stay(self) -> None:
@@ -87,14 +88,15 @@ def start(root: str, runtime_dir: str, keep_open: int, seconds: float) -> Starti
     keep_open is a descriptor that the holder keeps for life (the exit pipe's writing end).
     """
 
-    def make(channel: int) -> None:
+    def make(channel: int) -> str:
         _unshare()
         _send(channel, "U")
         if _receive(channel, None) != "M":
             os._exit(1)
         trace("holder:mapped")
-        mounts.set_up(root, runtime_dir)
+        shared = mounts.set_up(root, runtime_dir)
         trace("holder:mounted")
+        return shared
 
     starting = _fork(make, keep_open)
     try:
@@ -104,31 +106,33 @@ def start(root: str, runtime_dir: str, keep_open: int, seconds: float) -> Starti
             starting.warning = idmap.apply(starting.pid)
         trace("start:mapped")
         _send(starting.channel, "M")
-        _expect(starting, "R", seconds)
-        starting.look()
+        starting.look(_expect(starting, "R", seconds))
     except BaseException:
         starting.abandon()
         raise
     return starting
 
 
-def replace(pins: namespaces.Pins, keep_open: int) -> Starting:
-    """A new holder for namespaces that are there: it joins them. Raises Error."""
+def replace(pins: namespaces.Pins, shared: str, keep_open: int) -> Starting:
+    """A new holder for namespaces that are there: it joins them. Raises Error.
 
-    def join(channel: int) -> None:
+    shared is what the record of the last one has.
+    """
+
+    def join(channel: int) -> str:
         pins.join()
+        return shared
 
     starting = _fork(join, keep_open)
     try:
-        _expect(starting, "R", _JOIN_SECONDS)
-        starting.look()
+        starting.look(_expect(starting, "R", _JOIN_SECONDS))
     except BaseException:
         starting.abandon()
         raise
     return starting
 
 
-def _fork(prepare: Callable[[int], None], keep_open: int) -> Starting:
+def _fork(prepare: Callable[[int], str], keep_open: int) -> Starting:
     """A child that prepares itself, with a channel to us, and waits for the word to stay."""
     import socket
 
@@ -148,15 +152,14 @@ def _fork(prepare: Callable[[int], None], keep_open: int) -> Starting:
 
 
 def _become(
-    parent: int, channel: int, prepare: Callable[[int], None], sleep: str, keep_open: int
+    parent: int, channel: int, prepare: Callable[[int], str], sleep: str, keep_open: int
 ) -> NoReturn:
     try:
         libc.prctl(libc.PR_SET_PDEATHSIG, 9)
         if os.getppid() != parent:
             os._exit(1)
         try:
-            prepare(channel)
-            _send(channel, "R")
+            _send(channel, "R" + prepare(channel))
         except (Error, OSError) as error:
             _send(channel, f"E{reason(error)}\0{hint_of(error)}")
             os._exit(1)
@@ -164,6 +167,7 @@ def _become(
             os._exit(1)
         os.setsid()
         os.set_inheritable(keep_open, True)
+        signals.let_through()
         # The last word of the parent has come: from here on we live without it.
         libc.prctl(libc.PR_SET_PDEATHSIG, 0)
         os.execve(sleep, ["sleep", "infinity"], {})
@@ -206,10 +210,11 @@ def _receive(channel: int, seconds: float | None) -> str:
         return ""
 
 
-def _expect(starting: Starting, word: str, seconds: float) -> None:
+def _expect(starting: Starting, word: str, seconds: float) -> str:
+    """What follows the word that it has to say next."""
     answer = _receive(starting.channel, seconds)
-    if answer == word:
-        return
+    if answer.startswith(word):
+        return answer[len(word) :]
     if answer.startswith("E"):
         text, _, advice = answer[1:].partition("\0")
         raise Error(text, hint=advice)

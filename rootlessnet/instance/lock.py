@@ -6,6 +6,7 @@ a record of a lease. It follows its descriptor across fork, so no helper may inh
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
@@ -15,20 +16,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootlessnet.instance.paths import Instance
 
+_HINTS = {
+    errno.ELOOP: "remove the symbolic link in its place",
+    errno.EISDIR: "remove the directory in its place",
+}
+
 SHARED = fcntl.LOCK_SH
 EXCLUSIVE = fcntl.LOCK_EX
 
 
 def open_file(instance: Instance) -> int:
     """A descriptor of the lock file, which is made if need be; nothing is locked yet."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(
-            instance.lock_path,
-            os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o600,
-        )
+        try:
+            return os.open(instance.lock_path, flags)
+        except FileNotFoundError:
+            umask = os.umask(0o077)
+            try:
+                return os.open(instance.lock_path, flags | os.O_CREAT, 0o600)
+            finally:
+                os.umask(umask)
     except OSError as error:
-        raise Error("open the lock", hint="remove what is in its place") from error
+        raise Error("open the lock", hint=_HINTS.get(error.errno or 0, "")) from error
 
 
 def acquire(fd: int, kind: int, seconds: float) -> None:

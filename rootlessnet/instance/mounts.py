@@ -10,9 +10,13 @@ mount hides what the earlier ones have to be carried into:
 5. ROOT/run          on /run: network tools keep locks and state there
 
 Propagation: slave from the host, so that an unmount there reaches us and a device is not kept busy
-by our copy (podman issue 25994); shared among those inside, so that a netns bind mounted into
-XDG_RUNTIME_DIR by one command is seen by the next, each of which has its own copy of this
-namespace.
+by our copy (podman issue 25994). Each command has its own copy of this namespace. XDG_RUNTIME_DIR
+is shared among all of them, so that a netns bind mounted there by one command is seen by the next;
+the mount that /etc is in is shared from here to the copies, not back, so that `renew` reaches them.
+
+When the file under a mount is replaced on the host, the kernel drops the mount in every namespace:
+after a change there `is_mounted` tells whether resolv.conf is still ours, and `renew` mounts it
+again (podman issue 10929, of which podman mends one case).
 
 podman hides all of /var/lib where there is no /var/lib/cni, and fails where /etc/resolv.conf is
 missing or dangles. Here such a directory is rebuilt from binds of its own entries (`open_up`), so
@@ -34,10 +38,12 @@ _MAX_LINKS = 255
 _SELINUX_LABEL = b"system_u:object_r:iptables_var_run_t:s0"
 
 
-def set_up(root: str, runtime_dir: str) -> None:
+def set_up(root: str, runtime_dir: str) -> str:
     """Make the mounts in this process's own new mount namespace.
 
     root is a directory of ours on the host, holding resolv.conf; runtime_dir has no symbolic links.
+    Returns the mount that is shared with copies of the namespace and has to be made a slave there;
+    empty when there is none, as resolv.conf is in a directory of ours.
     """
     _mount("", "/", flags=libc.MS_SLAVE | libc.MS_REC)
     os.makedirs(f"{root}/run", mode=0o700, exist_ok=True)
@@ -45,11 +51,57 @@ def set_up(root: str, runtime_dir: str) -> None:
     if os.path.isdir("/run/systemd"):
         os.makedirs(f"{root}/run/systemd", mode=0o700, exist_ok=True)
         _bind("/run/systemd", f"{root}/run/systemd")
-    _mount_resolv_conf(root)
+    target = _mount_resolv_conf(root)
     _mount_cni_dir(root)
     _relabel(f"{root}/run")
     if os.path.isdir("/run"):
         _bind(f"{root}/run", "/run")
+    if target.startswith(root):
+        return ""
+    shared = mount_point(os.path.dirname(target))
+    _mount("", shared, flags=libc.MS_SHARED)
+    return shared
+
+
+def mount_point(path: str) -> str:
+    """The mount that a directory without symbolic links is in."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        # The fifth field, with octal escapes for blanks (proc_pid_mountinfo(5)).
+        points = {line.split(" ", 5)[4].replace("\\040", " ") for line in file}
+    while path not in points and path != "/":
+        path = os.path.dirname(path)
+    return path
+
+
+def is_mounted(root: str, pid: int) -> bool:
+    """Whether resolv.conf is ours as a process in the mount namespace sees it."""
+    inside = f"/proc/{pid}/root"
+    try:
+        target = os.stat(inside + resolve(RESOLV_CONF, inside))
+        ours = os.stat(f"{root}/resolv.conf")
+    except (Error, OSError):
+        return False
+    return (target.st_dev, target.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def renew(root: str, stage: str) -> None:
+    """Mount resolv.conf again, in a process that has joined the mount namespace.
+
+    The paths are those of the host, which inside lead through XDG_RUNTIME_DIR. Raises Error when
+    there is nothing to mount it on.
+    """
+    try:
+        target = resolve(RESOLV_CONF)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise Error(f"follow {RESOLV_CONF}") from error
+        open_up("/etc", stage, leave_out=os.path.basename(RESOLV_CONF))
+        target = RESOLV_CONF
+        _make_file(target)
+    if target.startswith("/run/") and not os.path.lexists(target):
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        _make_file(target)
+    _mount(f"{root}/resolv.conf", target, flags=libc.MS_BIND)
 
 
 def _mount(source: str, target: str, fstype: str = "", flags: int = 0) -> None:
@@ -107,7 +159,8 @@ def resolve(path: str, fake_root: str = "") -> str:
     return done
 
 
-def _mount_resolv_conf(root: str) -> None:
+def _mount_resolv_conf(root: str) -> str:
+    """Mount ours over the host's; where that is."""
     ours = f"{root}/resolv.conf"
     try:
         target = resolve(RESOLV_CONF)
@@ -136,6 +189,7 @@ def _mount_resolv_conf(root: str) -> None:
                     open_up(parent, f"{root}/mirror/resolv.conf")
                     _make_file(target)
     _mount(ours, target, flags=libc.MS_BIND)
+    return target
 
 
 def _make_file(path: str) -> None:

@@ -80,6 +80,7 @@ def _is_supervised(instance: Instance) -> bool:
 
 def _create(instance: Instance, requested: Requested, fd: int) -> int:
     from rootlessnet.instance import cleanup, recovery, settings
+    from rootlessnet.kernel import signals
     from rootlessnet.kernel.trace import trace
 
     lock.release(fd)
@@ -97,18 +98,21 @@ def _create(instance: Instance, requested: Requested, fd: int) -> int:
     chosen = settings.resolve(requested)
     cleanup.clear(instance)
     umask = os.umask(0o077)
+    # From the first directory to the supervisor that looks after it: an interrupt comes after that.
+    signals.hold_back()
     try:
         os.mkdir(instance.directory, 0o700)
         trace("start:directory")
         os.mkdir(instance.path(state.LEASES), 0o700)
         os.mkfifo(instance.path(lease.FIFO), 0o600)
-        reader = lease.open_reader(instance)
+        report, taken = _supervise(instance, chosen, fd, lease.open_reader(instance), None)
     except OSError as error:
         cleanup.clear(instance)
-        raise Error("make the state directory") from error
+        raise Error("start the instance") from error
     finally:
         os.umask(umask)
-    return _supervise(instance, chosen, fd, reader, None)
+        signals.let_through()
+    return _wait(instance, chosen, fd, report, taken, clear=True)
 
 
 def _take_over(instance: Instance, requested: Requested, fd: int, left: Left) -> int:
@@ -117,14 +121,17 @@ def _take_over(instance: Instance, requested: Requested, fd: int, left: Left) ->
 
     settings.refuse_difference(requested, left.record)
     trace("adopt:found")
+    chosen = settings.from_record(left.record)
     reader = lease.open_reader(instance)
-    return _supervise(instance, settings.from_record(left.record), fd, reader, left)
+    report, taken = _supervise(instance, chosen, fd, reader, left)
+    return _wait(instance, chosen, fd, report, taken, clear=False)
 
 
 def _supervise(
     instance: Instance, chosen: Settings, fd: int, reader: int, left: Left | None
-) -> int:
-    """Start the supervisor and wait until the instance is ready; a lease of it."""
+) -> tuple[int, int]:
+    """Start the supervisor: the pipe on which it reports, and a lease."""
+    from rootlessnet.instance import supervisor
     from rootlessnet.kernel.trace import trace
 
     # Our lease is there before the supervisor is: it cannot miss us, nor outlive us for long.
@@ -135,11 +142,12 @@ def _supervise(
     pid = os.fork()
     if pid == 0:
         # --- supervisor ---
-        from rootlessnet.instance import supervisor
-
-        os.close(taken)
-        os.close(report)
-        supervisor.main(instance, chosen, fd, reader, write, left)
+        try:
+            os.close(taken)
+            os.close(report)
+            supervisor.main(instance, chosen, fd, reader, write, left)
+        finally:
+            os._exit(1)
     # --- command ---
     os.close(write)
     os.close(reader)
@@ -147,8 +155,15 @@ def _supervise(
         left.pins.close()
     os.waitpid(pid, 0)
     trace("start:forked")
+    return report, taken
+
+
+def _wait(
+    instance: Instance, chosen: Settings, fd: int, report: int, taken: int, *, clear: bool
+) -> int:
+    """Wait until the instance is ready; the lease. With clear a dead supervisor's remains go."""
     try:
-        _wait_until_ready(instance, report, chosen.timeout, clear=left is None)
+        _wait_until_ready(instance, report, chosen.timeout, clear=clear)
     except BaseException:
         os.close(taken)
         raise

@@ -3,8 +3,9 @@
 $XDG_RUNTIME_DIR/rootlessnet/<name>/     0700
     lease.fifo      who uses it (rootlessnet.instance.lease)
     leases/         a record for each named lease; counts until it is removed
-    holder          "PID START USERNS NETNS MNTNS\\n", all that a command needs in order to join
+    holder          "PID START USERNS NETNS MNTNS MOUNT\\n", all that a command needs to join
     state.json      everything else; published last, replaced by rename
+    degraded        there while the driver is out, so that a new command waits for it
     log             what supervisor and driver said
     root/           what is mounted inside (rootlessnet.instance.mounts)
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 HOLDER = "holder"
 STATE = "state.json"
+DEGRADED = "degraded"
 LOG = "log"
 ROOT = "root"
 LEASES = "leases"
@@ -35,19 +37,23 @@ _MAX_SIZE = 1 << 20
 
 
 class Holder:
-    """The holder's identity, and the inode numbers of its namespaces."""
+    """The holder's identity, the inode numbers of its namespaces, and the mount that a copy of its
+    mount namespace has to make a slave (rootlessnet.instance.mounts); empty when there is none."""
 
-    __slots__ = ("mntns", "netns", "pid", "started", "userns")
+    __slots__ = ("mntns", "netns", "pid", "shared", "started", "userns")
 
-    def __init__(self, pid: int, started: int, userns: int, netns: int, mntns: int) -> None:
+    def __init__(
+        self, pid: int, started: int, userns: int, netns: int, mntns: int, shared: str = ""
+    ) -> None:
         self.pid = pid
         self.started = started
         self.userns = userns
         self.netns = netns
         self.mntns = mntns
+        self.shared = shared
 
     def open(self) -> int:
-        """A pidfd of it, whose namespaces are still those of the record.
+        """A pidfd of it.
 
         Raises ProcessLookupError when it is gone. The caller owns the descriptor.
         """
@@ -58,16 +64,20 @@ def read_holder(instance: Instance) -> Holder | None:
     """The holder's record; None when there is none that makes sense."""
     try:
         with open(instance.path(HOLDER), "rb", buffering=0) as file:
-            numbers = [int(word) for word in file.read(256).split()]
-        return Holder(*numbers)
+            *words, shared = file.read(8192).removesuffix(b"\n").split(b" ", 5)
+        pid, started, userns, netns, mntns = map(int, words)
+        return Holder(pid, started, userns, netns, mntns, os.fsdecode(shared))
     except (OSError, ValueError, TypeError):
         return None
 
 
 def write_holder(instance: Instance, holder: Holder) -> None:
     """Record the holder."""
-    text = f"{holder.pid} {holder.started} {holder.userns} {holder.netns} {holder.mntns}\n"
-    replace(instance.path(HOLDER), text.encode())
+    text = (
+        f"{holder.pid} {holder.started} {holder.userns} {holder.netns} {holder.mntns} "
+        f"{holder.shared}\n"
+    )
+    replace(instance.path(HOLDER), os.fsencode(text))
 
 
 def replace(path: str, data: bytes) -> None:

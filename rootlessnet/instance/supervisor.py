@@ -33,6 +33,7 @@ from rootlessnet.instance import (
     lock,
     logfile,
     look,
+    mounts,
     named,
     resolvconf,
     state,
@@ -64,11 +65,11 @@ class Report:
     """One message a line to the command that waits for us: W warning, E error TAB hint, R ready."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
 
     def _line(self, kind: str, text: str) -> None:
         try:
-            os.write(self._fd, f"{kind}{text}\n".encode(errors="surrogateescape"))
+            os.write(self.fd, f"{kind}{text}\n".encode(errors="surrogateescape"))
         except OSError:
             pass  # the command has gone; its lease too
 
@@ -84,7 +85,7 @@ class Report:
 
     def ready(self) -> None:
         self._line("R", "")
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 def main(
@@ -145,6 +146,7 @@ def _left(deadline: float) -> float:
 def _daemonize(instance: Instance, keep: list[int]) -> None:
     import daemon
 
+    os.umask(0o077)
     log = open(instance.path(state.LOG), "ab", buffering=0)
     daemon.DaemonContext(
         # The default guesses from our parent and stdin, and guesses wrong in containers.
@@ -211,7 +213,7 @@ class Supervisor:
             trace("start:holder")
             features = probe.finish(_left(deadline))
             self.version = features.version
-            self._connect(features, _left(deadline))
+            self._connect(features, _left(deadline), report.fd)
             trace("start:driver")
             if mover:
                 self._move(mover, report)
@@ -309,10 +311,10 @@ class Supervisor:
         else:
             self.scope = mover.unit
 
-    def _connect(self, features: slirp4netns.Features, seconds: float) -> None:
+    def _connect(self, features: slirp4netns.Features, seconds: float, waiting: int = -1) -> None:
         target = launch.Target(self.holder.pid, self.holder_pidfd, self.holder.userns)
         self.driver_pid = launch.connect(
-            self.settings.options, features, target, self._exit_read, self.log, seconds
+            self.settings.options, features, target, self._exit_read, self.log, seconds, waiting
         )
         self.driver_pidfd = os.pidfd_open(self.driver_pid)
         self._driver_since = time.monotonic()
@@ -364,6 +366,11 @@ class Supervisor:
                 "ipv6": options["enable_ipv6"],
             },
         }
+        marker = self.instance.path(state.DEGRADED)
+        if pid is None:
+            os.close(os.open(marker, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
+        elif os.path.exists(marker):
+            os.unlink(marker)
         state.write(self.instance, record)
 
     # -- looking after it --------------------------------------------------------------------------
@@ -375,6 +382,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signals.let_through()
         watched: list[int] = []
         # A user may have gone before we came here; the fifo tells.
         unused = self._is_unused()
@@ -452,14 +460,34 @@ class Supervisor:
             self._restart_driver()
         if self._mirror.fd in ready:
             self._mirror.changed()
-        if self._follower.fd in ready:
-            self._follower.changed(now)
+        if self._follower.fd in ready and self._follower.changed(now):
+            self._keep_resolv_conf_mounted()
         if self._follower.due and now >= self._follower.due:
             try:
                 if self._follower.refresh():
                     say("resolv.conf has changed on the host, and inside too")
             except (Error, OSError) as error:
                 say(f"follow resolv.conf: {reason(error)}")
+            self._keep_resolv_conf_mounted(settled=True)
+
+    def _keep_resolv_conf_mounted(self, *, settled: bool = False) -> None:
+        """Mount it again where a change on the host has dropped the mount; at once, and once more
+        when it has settled: a file that is about to be made again may be missing until then."""
+        root = self.instance.path(state.ROOT)
+        if self.holder_pidfd < 0 or mounts.is_mounted(root, self.holder.pid):
+            return
+        if not settled and not os.path.exists(resolvconf.HOST_FILE):
+            return
+        stage = f"{root}/mirror/etc-{time.monotonic_ns()}"
+
+        def renew() -> None:
+            self.pins.join()
+            mounts.renew(root, stage)
+
+        try:
+            namespaces.run(renew)
+        except Error as error:
+            say(f"mount resolv.conf again: {reason(error)}")
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -536,7 +564,7 @@ class Supervisor:
         return True
 
     def _replace_holder(self) -> None:
-        starting = holder.replace(self.pins, self._exit_write)
+        starting = holder.replace(self.pins, self.holder.shared, self._exit_write)
         try:
             self.pins.close()
             self._hold(starting)
@@ -553,8 +581,7 @@ class Supervisor:
         if time.monotonic() - self._driver_since > _STABLE_SECONDS:
             self._attempt = 0
         self._schedule_restart()
-        if self._retry_at > time.monotonic():
-            self._publish("degraded")
+        self._publish("degraded")
 
     def _schedule_restart(self) -> None:
         pause = _BACK_OFF[min(self._attempt, len(_BACK_OFF) - 1)]

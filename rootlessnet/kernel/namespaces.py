@@ -84,8 +84,8 @@ def join_flags(userns: int) -> int:
     return flags
 
 
-def run_inside(pidfd: int, flags: int, action: Callable[[], None]) -> None:
-    """Run the action in a child that has joined the namespaces; raises Error with its failure."""
+def run(action: Callable[[], None]) -> None:
+    """Run the action in a child, which may join namespaces; raises Error with its failure."""
     from rootlessnet.errors import Error, reason
 
     read, write = os.pipe()
@@ -95,7 +95,6 @@ def run_inside(pidfd: int, flags: int, action: Callable[[], None]) -> None:
         status = 1
         try:
             try:
-                join(pidfd, flags)
                 action()
                 status = 0
             except (Error, OSError) as error:

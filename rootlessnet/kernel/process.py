@@ -29,7 +29,7 @@ def open_process(pid: int, started: int) -> int:
 
     Raises ProcessLookupError when it has ended, zombies included, or is another process.
     """
-    pidfd = os.pidfd_open(pid)
+    pidfd = os.pidfd_open(pid)  # raises ProcessLookupError
     try:
         # Read after the pidfd is open: from then on the pid is pinned to this very process.
         if start_time(pid) == started and not has_ended(pidfd):

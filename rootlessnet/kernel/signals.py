@@ -25,6 +25,19 @@ def restore(number: int) -> None:
     _signal.signal(number, _signal.SIG_DFL)
 
 
+_ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
+
+
+def hold_back() -> None:
+    """Let the signals that end a program wait, also for a child, until `let_through`."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING)
+
+
+def let_through() -> None:
+    """Take the signals that have waited."""
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _ENDING)
+
+
 def die_of(number: int) -> int:
     """End as a program that does not catch the signal, so that a shell sees why."""
     restore(number)

@@ -97,6 +97,7 @@ def _fork_private(
         libc.mount("", "/", flags=libc.MS_SLAVE | libc.MS_REC)
         for _, source, number in actions:
             os.dup2(source, number)
+        signals.let_through()
         for number in (signals.SIGPIPE, signals.SIGXFSZ):
             signals.restore(number)
         os.execve(argv[0], list(argv), dict(os.environ if environment is None else environment))

@@ -1,0 +1,154 @@
+"""rootlessnet device: give network devices to other namespaces, count, list."""
+
+from __future__ import annotations
+
+from rootlessnet.cli import arguments
+from rootlessnet.errors import UsageError
+
+NAME = arguments.Option("name", "the name there; %d is the first free number", metavar="NEW")
+BUNDLE = arguments.Option("bundle", "the OCI bundle whose config.json asks", metavar="DIR")
+
+COMMANDS = {
+    "move": "give a device to the network namespace NETNS (a path, or a name in /run/netns)",
+    "apply": "give NETNS the devices that linux.netDevices of an OCI bundle asks for",
+    "stats": "show the counters of a container by its device's host end",
+    "ls": "show the devices of this network namespace, or of NETNS",
+}
+
+
+def main(argv: list[str]) -> int:
+    """`rootlessnet device`: argv is everything but the word device."""
+    # Options may stand before the name of the command too.
+    position = 0
+    while position < len(argv) and argv[position].startswith("-"):
+        position += 2 if argv[position] == "--static-dir" else 1
+    before, rest = argv[:position], argv[position:]
+    if not rest:
+        values, _ = arguments.parse(before, arguments.COMMON)
+        if "help" not in values:
+            raise UsageError("device needs a command: " + ", ".join(COMMANDS))
+        print("usage: rootlessnet device COMMAND [OPTIONS]\n\ncommands:")
+        for name, text in COMMANDS.items():
+            print(f"  {name:<8}{text}")
+        return 0
+    command = {"move": _move, "apply": _apply, "stats": _stats, "ls": _ls}.get(rest[0])
+    if command is None:
+        raise UsageError(f"unknown command device {rest[0]}")
+    return command([*before, *rest[1:]])
+
+
+def _parse(
+    argv: list[str], usage: str, options: tuple[arguments.Option, ...], least: int, most: int
+) -> tuple[arguments.Values, list[str]] | None:
+    """The values and words of a command, or None when it was asked for help only."""
+    options = (*arguments.COMMON, *options)
+    values, words = arguments.parse(argv, options)
+    name = usage.split()[0]
+    if "help" in values:
+        print(arguments.help_text(f"device {usage}", f"Command: {COMMANDS[name]}.", options))
+        return None
+    if len(words) < least:
+        raise UsageError(f"device {name}: too few arguments: device {usage}")
+    arguments.no_words(words[most:])
+    return values, words
+
+
+def _move(argv: list[str]) -> int:
+    parsed = _parse(argv, "move NAME NETNS [--name NEW]", (NAME,), 2, 2)
+    if parsed is None:
+        return 0
+    values, (name, path) = parsed
+    new = arguments.last(values, "name")
+    if "name" in values and not new:
+        raise UsageError("device move: the name is empty: --name NEW")
+    from rootlessnet.devices.move import move
+
+    print(move(name, path, new))
+    return 0
+
+
+def _apply(argv: list[str]) -> int:
+    parsed = _parse(argv, "apply --bundle DIR NETNS", (BUNDLE, arguments.JSON), 1, 1)
+    if parsed is None:
+        return 0
+    values, (path,) = parsed
+    if "bundle" not in values:
+        raise UsageError("device apply: no bundle is given: --bundle DIR")
+    from rootlessnet.devices import oci
+
+    moved = oci.apply(arguments.last(values, "bundle"), path)
+    if "json" in values:
+        import json
+
+        print(json.dumps([{"device": here, "name": there} for here, there in moved], indent=2))
+        return 0
+    for here, there in moved:
+        print(f"{here} {there}")
+    return 0
+
+
+def _stats(argv: list[str]) -> int:
+    parsed = _parse(argv, "stats NAME [--json]", (arguments.JSON,), 1, 1)
+    if parsed is None:
+        return 0
+    values, (name,) = parsed
+    from rootlessnet.devices.stats import stats
+
+    result = stats(name)
+    if "json" in values:
+        import json
+
+        print(json.dumps(result, indent=2))
+        return 0
+    counters = ("bytes", "packets", "errors", "dropped")
+    rows = [["NAME", "", *map(str.upper, counters)]]
+    for way in ("rx", "tx"):
+        rows.append([name, way, *(str(result[f"{way}_{counter}"]) for counter in counters)])
+    _print_table(rows)
+    return 0
+
+
+def _ls(argv: list[str]) -> int:
+    parsed = _parse(argv, "ls [NETNS] [--json]", (arguments.JSON,), 0, 1)
+    if parsed is None:
+        return 0
+    values, words = parsed
+    from rootlessnet.devices.move import open_target
+    from rootlessnet.devices.place import Place
+
+    with open_target(words[0]) if words else Place.own() as place:
+        found = [(link, place.links.addresses(link.index)) for link in place.links.all()]
+    if "json" in values:
+        import json
+
+        devices = [
+            {
+                "name": link.name,
+                "index": link.index,
+                "kind": link.kind,
+                "mac": link.mac,
+                "mtu": link.mtu,
+                "up": link.is_up,
+                "alias": link.alias,
+                "addresses": [str(address) for address in addresses],
+            }
+            for link, addresses in found
+        ]
+        print(json.dumps(devices, indent=2))
+        return 0
+    rows = [["NAME", "KIND", "STATE", "MTU", "MAC", "ADDRESSES"]]
+    for link, addresses in found:
+        state = "up" if link.is_up else "down"
+        shown = " ".join(map(str, addresses))
+        rows.append(
+            [link.name, link.kind or "-", state, str(link.mtu), link.mac or "-", shown or "-"]
+        )
+    _print_table(rows)
+    return 0
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())

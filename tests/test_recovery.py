@@ -1,0 +1,355 @@
+"""The instance survives whatever happens to its parts, and nobody inside notices."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import PROGRAM, Net, is_alive, kill, wait_for
+
+
+def works(net: Net) -> bool:
+    """Whether the network inside is connected."""
+    out = net.inside("sh", "-c", "ip -br address show tap0; ip route")
+    return "10.0.2.100/24" in out and "default via 10.0.2.2" in out
+
+
+def namespace_of(child: subprocess.Popen[str]) -> str:
+    return os.readlink(f"/proc/{child.pid}/ns/net")
+
+
+def ready(net: Net) -> bool:
+    document = net.status()
+    return document["state"] == "running" and document["driver"]["pid"] is not None
+
+
+# -- the driver ---
+
+
+def test_killed_driver_is_restarted_in_the_living_namespace(net: Net) -> None:
+    child = net.hold()
+    before, namespace = net.pids(), namespace_of(child)
+    kill(before["driver"])
+    wait_for("a new driver is up", lambda: ready(net) and net.pids() != before, 1)
+    assert works(net)
+    after = net.pids()
+    assert (after["holder"], after["supervisor"]) == (before["holder"], before["supervisor"])
+    assert namespace_of(child) == namespace
+    assert net.status()["driver"]["restarts"] == 1
+    assert "slirp4netns" in net.log() and "was killed by signal 9" in net.log()
+
+
+def test_command_that_comes_while_the_driver_is_out_waits_for_it(net: Net) -> None:
+    net.hold()
+    for _ in range(5):
+        kill(net.pids()["driver"])
+        wait_for("it is known", lambda: not is_up(net) or net.status()["driver"]["pid"], 5)
+        assert works(net)
+
+
+def is_up(net: Net) -> bool:
+    return not (net.directory / "degraded").exists()
+
+
+def test_driver_that_keeps_dying_is_restarted_with_back_off(net: Net, tmp_path: Path) -> None:
+    program, broken = tmp_path / "slirp4netns", tmp_path / "broken"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'[ -e {broken} ] && case "$1" in --help|--version) ;; '
+        "*) echo cannot do it >&2; exit 9;; esac\n"
+        'exec /usr/bin/slirp4netns "$@"\n'
+    )
+    program.chmod(0o755)
+    conf = tmp_path / "containers.conf"
+    conf.write_text(f'[engine]\nnetwork_cmd_path = "{program}"\n')
+    child = net.hold(env={"CONTAINERS_CONF": str(conf)})
+    broken.touch()
+    kill(net.pids()["driver"])
+    wait_for("it is tried again and again", lambda: net.status()["driver"]["restarts"] >= 3)
+    document = net.status()
+    assert (document["state"], document["driver"]["pid"]) == ("degraded", None)
+    assert "it ended with status 9: cannot do it" in net.log()
+    done = net.enter("true")
+    assert done.stderr == (
+        "rootlessnet: warning: the network is not connected: its driver keeps dying, "
+        "see rootlessnet logs\n"
+    )
+    assert is_alive(child.pid)
+    broken.unlink()
+    wait_for("it is connected again", lambda: ready(net))
+    assert works(net)
+
+
+# -- supervisor and holder ---
+
+COMMANDS = {
+    "enter": ["enter", "true"],
+    "status": ["status"],
+    "ps": ["ps"],
+    "path": ["path"],
+    "up": ["up", "--name", "x"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_next_command_of_any_kind_replaces_a_killed_supervisor(net: Net, command: str) -> None:
+    child = net.hold()
+    before, namespace = net.pids(), namespace_of(child)
+    kill(before["supervisor"])
+    assert is_alive(before["driver"]), "the network goes on"
+    net.run(*COMMANDS[command])
+    after = net.pids()
+    assert after["supervisor"] != before["supervisor"]
+    assert (after["holder"], after["driver"]) == (before["holder"], before["driver"])
+    assert namespace_of(child) == namespace
+    assert net.status()["state"] == "running" and works(net)
+    if command == "up":
+        net.run("down", "--name", "x")
+    net.release(child)
+    net.wait_until_down()
+
+
+def test_users_that_left_in_the_meantime_are_not_counted(net: Net) -> None:
+    first, second = net.hold(), net.hold()
+    kill(net.pids()["supervisor"])
+    net.release(first)
+    assert net.status()["leases"][0]["pid"] == second.pid
+    net.release(second)
+    net.wait_until_down()
+
+
+def test_supervisor_killed_and_nobody_left_starts_clean(net: Net) -> None:
+    child = net.hold()
+    before = net.pids()
+    kill(before["supervisor"])
+    net.release(child)
+    assert is_alive(before["holder"])
+    assert net.status()["state"] == "down"
+    wait_for("all are gone", lambda: not any(map(is_alive, before.values())))
+
+
+def test_killed_holder_is_replaced_in_the_same_namespaces(net: Net) -> None:
+    child = net.hold()
+    net.enter("sh", "-c", "echo kept > /run/mark")
+    before, namespace = net.pids(), namespace_of(child)
+    kill(before["holder"])
+    wait_for("a new holder", lambda: net.pids()["holder"] not in (None, before["holder"]))
+    after = net.pids()
+    assert (after["supervisor"], after["driver"]) == (before["supervisor"], before["driver"])
+    assert namespace_of(child) == namespace == net.inside("readlink", "/proc/self/ns/net").strip()
+    assert net.inside("cat", "/run/mark") == "kept\n", "the mounts are the same"
+    assert net.inside("id", "-u") == "0\n"
+    assert works(net)
+
+
+@pytest.mark.parametrize("options", [[], ["--keep-id"]], ids=["root inside", "keep-id"])
+def test_supervisor_and_holder_killed_are_rebuilt_from_a_living_user(
+    net: Net, options: list[str]
+) -> None:
+    child = net.hold(*options)
+    before, namespace = net.pids(), namespace_of(child)
+    kill(before["supervisor"])
+    kill(before["holder"])
+    assert works(net)
+    after = net.pids()
+    assert not set(before.values()) & set(after.values())
+    assert namespace_of(child) == namespace == net.inside("readlink", "/proc/self/ns/net").strip()
+    assert net.inside("ls", "/run").split() != []
+    assert net.status()["state"] == "running"
+    net.release(child)
+    net.wait_until_down()
+
+
+def test_all_three_killed_with_a_user_inside(net: Net) -> None:
+    child = net.hold()
+    namespace = namespace_of(child)
+    for pid in net.pids().values():
+        kill(pid)
+    assert works(net)
+    assert namespace_of(child) == namespace == net.inside("readlink", "/proc/self/ns/net").strip()
+
+
+def test_all_three_killed_with_nobody_inside(net: Net) -> None:
+    child = net.hold()
+    namespace = namespace_of(child)
+    pids = net.pids()
+    net.run("enter", "true")
+    kill(pids["supervisor"])
+    net.release(child)
+    for name in ("driver", "holder"):
+        kill(pids[name])
+    assert works(net)
+    assert namespace
+
+
+def test_a_process_that_took_over_a_pid_is_left_alone(net: Net) -> None:
+    child = net.hold()
+    for pid in net.pids().values():
+        kill(pid)
+    child.kill()
+    child.wait()
+    bystander = subprocess.Popen(["sleep", "1000"])
+    try:
+        for name in ("state.json", "holder"):
+            path = net.directory / name
+            text = path.read_text()
+            document = json.loads(text) if name == "state.json" else None
+            if document:
+                for part in ("supervisor", "holder", "driver"):
+                    document[part]["pid"] = bystander.pid
+                path.write_text(json.dumps(document))
+            else:
+                path.write_text(f"{bystander.pid} {text.split(None, 1)[1]}")
+        net.enter("true")
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_damaged_record_of_an_instance_in_use_is_not_guessed_at(net: Net) -> None:
+    child = net.hold()
+    kill(net.pids()["supervisor"])
+    (net.directory / "state.json").write_text("{")
+    done = net.run("enter", "true", check=False)
+    assert done.returncode == 125
+    assert done.stderr == (
+        f"rootlessnet: read {net.directory}/state.json: damaged, but the instance is in use by "
+        f"{child.pid}\n"
+        "  hint: end these processes, or let rootlessnet do so: rootlessnet down --force\n"
+    )
+    assert is_alive(child.pid)
+    net.run("down", "--force")
+    net.wait_until_down()
+
+
+def test_supervisor_asked_to_stop_while_in_use_leaves_all_running(net: Net) -> None:
+    child = net.hold()
+    before = net.pids()
+    os.kill(before["supervisor"], signal.SIGTERM)
+    wait_for("it goes", lambda: not is_alive(before["supervisor"]))
+    assert is_alive(before["driver"]) and is_alive(before["holder"])
+    assert works(net)
+    net.release(child)
+
+
+def test_stopped_supervisor_does_not_stop_anybody(net: Net) -> None:
+    net.hold()
+    supervisor = net.pids()["supervisor"]
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        assert works(net)
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+
+
+# -- a look before teardown ---
+
+
+def test_container_that_is_plugged_in_keeps_the_instance(net: Net, tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    # The container has no lease: like a real one it inherits no descriptor.
+    container = f"echo $$ > {tmp_path}/pid; until [ -e {stop} ]; do sleep 0.05; done"
+    code = (
+        "import os\n"
+        "if os.fork() == 0:\n"
+        "    os.closerange(0, 4096)\n"
+        f"    os.execvp('unshare', ['unshare', '-n', 'sh', '-c', {container!r}])\n"
+        f"path = '{tmp_path}/pid'\n"
+        "while not (os.path.exists(path) and os.path.getsize(path)): pass\n"
+        "pid = open(path).read().strip()\n"
+        "os.system('ip link add veth0 type veth peer name eth0 netns ' + pid)\n"
+    )
+    try:
+        net.enter("python3", "-W", "ignore", "-c", code)
+        wait_for("no lease is left", lambda: not net.status()["leases"])
+        assert net.status()["state"] == "running"
+        assert "veth0" in net.inside("ip", "-br", "link"), "the same instance, with the link"
+    finally:
+        stop.touch()
+    net.wait_until_down()
+
+
+def test_bridge_that_nobody_is_plugged_into_does_not_keep_it(net: Net) -> None:
+    net.enter("sh", "-c", "ip link add br0 type bridge; ip link add v0 type veth peer name v1")
+    net.wait_until_down()
+
+
+# -- crash points ---
+
+
+def points(*prefixes: str) -> list[str]:
+    """The trace points of the program itself, so that a new one is tested by being there."""
+    import re
+
+    import rootlessnet
+
+    found: set[str] = set()
+    for path in (Path(rootlessnet.__file__).parent / "instance").glob("*.py"):
+        found.update(re.findall(r'trace\("([^"]+)"\)', path.read_text()))
+    chosen = sorted(point for point in found if point.startswith(prefixes))
+    assert chosen, prefixes
+    return chosen
+
+
+@pytest.mark.parametrize("point", points("start:", "holder:m"))
+def test_killed_at_each_point_of_the_start(net: Net, point: str) -> None:
+    done = net.enter("true", env={"ROOTLESSNET_CRASH_AT": point}, check=False)
+    assert done.returncode in (125, -signal.SIGKILL, 0), done
+    assert works(net)
+    net.wait_until_down()
+
+
+@pytest.mark.parametrize("point", points("end:"))
+def test_killed_at_each_point_of_the_end(net: Net, point: str) -> None:
+    child = net.hold(env={"ROOTLESSNET_CRASH_AT": point})
+    supervisor = net.pids()["supervisor"]
+    net.release(child)
+    wait_for("the supervisor is killed", lambda: not is_alive(supervisor))
+    assert works(net)
+    net.wait_until_down()
+
+
+@pytest.mark.parametrize("dead", [["supervisor"], ["supervisor", "holder"]], ids="+".join)
+@pytest.mark.parametrize("point", points("adopt:", "holder:replaced", "restart:"))
+def test_killed_at_each_point_of_taking_over(net: Net, point: str, dead: list[str]) -> None:
+    child = net.hold()
+    namespace = namespace_of(child)
+    pids = net.pids()
+    for name in dead:
+        kill(pids[name])
+    net.run("status", env={"ROOTLESSNET_CRASH_AT": point}, check=False)
+    assert works(net)
+    assert namespace_of(child) == namespace == net.inside("readlink", "/proc/self/ns/net").strip()
+    net.release(child)
+    net.wait_until_down()
+
+
+@pytest.mark.parametrize("point", points("restart:", "holder:replaced"))
+def test_killed_while_a_part_is_replaced(net: Net, point: str) -> None:
+    child = net.hold(env={"ROOTLESSNET_CRASH_AT": point})
+    namespace = namespace_of(child)
+    pids = net.pids()
+    kill(pids["driver" if point.startswith("restart") else "holder"])
+    wait_for("the supervisor is killed", lambda: not is_alive(pids["supervisor"]))
+    wait_for("the next command puts it right", lambda: works(net))
+    assert namespace_of(child) == namespace == net.inside("readlink", "/proc/self/ns/net").strip()
+    net.release(child)
+    net.wait_until_down()
+
+
+# -- load and abuse ---
+
+
+def test_enters_while_everything_of_ours_is_killed_at_random(net: Net) -> None:
+    """The short form of scripts/soak."""
+    soak = Path(__file__).resolve().parent.parent / "scripts" / "soak"
+    done = subprocess.run(
+        [str(soak), "--enters", "150", "--workers", "8", "--program", PROGRAM],
+        env=net.environment, text=True, capture_output=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
