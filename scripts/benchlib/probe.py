@@ -1,8 +1,9 @@
 """Run inside a network, as root there: latency to the internet, stalls, datagrams. Prints JSON.
 
-A stall: libslirp sends no part of a segment unless it fills half of the largest window it has seen,
-and looks again after 5 s. So where the first windows are small (net.ipv4.tcp_rmem, SO_RCVBUF), a
-segment that is as long as a large MTU allows has to wait for that.
+A stall is a transfer into the namespace that stands still for seconds. Seen with large MTUs where
+receive buffers are small (net.ipv4.tcp_rmem, SO_RCVBUF). The likely cause, not proved: BSD's TCP,
+from which libslirp's stems, sends no part of a segment into a window that has room for neither the
+whole of it nor half of the largest window seen, and looks again after 5 s.
 """
 
 from __future__ import annotations
