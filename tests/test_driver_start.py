@@ -101,6 +101,15 @@ def test_driver_that_hangs_at_its_help(net: Net, tmp_path: Path) -> None:
     assert lines == [f"rootlessnet: run {program} --help: no answer in time"]
 
 
+def test_driver_may_open_as_many_files_as_the_caller_is_allowed(net: Net) -> None:
+    import resource
+
+    net.hold()
+    limits = Path(f"/proc/{net.pids()['driver']}/limits").read_text()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    assert line.split()[3] == str(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
 def test_log_of_the_running_driver_is_kept(net: Net) -> None:
     net.hold()
     assert "received tapfd" in net.log()

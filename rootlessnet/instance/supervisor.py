@@ -19,6 +19,7 @@ needs is in state.json, and every process there is checked by pid and start time
 from __future__ import annotations
 
 import os
+import resource
 import select
 import time
 
@@ -158,6 +159,10 @@ def _daemonize(instance: Instance, keep: list[int]) -> None:
         working_directory="/",
         signal_map={},
     ).open()
+    # slirp4netns inherits it, and needs a descriptor for every connection: at the usual 1024 new
+    # ones are refused after as many quick ones.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     libc.set_process_name("rootlessnet")
     libc.set_command_line(f"rootlessnet: supervisor of {instance.name}")
 
