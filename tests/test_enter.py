@@ -326,7 +326,10 @@ def test_instance_of_another_user_namespace_is_refused_by_name(net: Net) -> None
         (["enter", "--frobnicate"], "unknown option --frobnicate"),
         (["enter", "--chdir"], "option --chdir needs a value: --chdir DIR"),
         (["enter", "--keep-id=yes"], "option --keep-id takes no value"),
-        (["enter", "--timeout", "soon"], "--timeout soon: not a number of seconds from 0.1"),
+        (
+            ["enter", "--timeout", "soon"],
+            "--timeout soon: not a number of seconds from 0.1 to 1e+06",
+        ),
         (["enter", "--linger=-1"], "--linger -1: not a number of seconds"),
         (["enter", "--linger=nan"], "--linger nan: not a number of seconds"),
         (["enter", ""], "the command is an empty word"),

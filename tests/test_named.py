@@ -99,7 +99,7 @@ def test_down_force_with_nothing_there(net: Net) -> None:
     assert net.run("down", "--force").stderr == ""
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "a b", "ä", "x" * 241])
+@pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "a b", "ä", "x" * 241, "a.new"])
 def test_names_that_are_none(net: Net, name: str) -> None:
     done = net.run("up", f"--name={name}", check=False)
     assert done.returncode == 125
@@ -119,8 +119,9 @@ def test_named_lease_survives_the_supervisor(net: Net) -> None:
 
 def test_damaged_record_of_a_lease_keeps_the_instance(net: Net) -> None:
     net.run("up", "--name", "torn")
-    (net.directory / "leases" / "torn").write_bytes(b"\0{")
-    net.enter("true")
+    for damage in (b"\0{", b'{"pid": "7", "started": 1, "since": "x"}', b"[]"):
+        (net.directory / "leases" / "torn").write_bytes(damage)
+        net.enter("true")
     assert net.status()["state"] == "running"
     net.run("down", "--name", "torn")
     assert not net.directory.exists()

@@ -247,6 +247,150 @@ def test_stopped_supervisor_does_not_stop_anybody(net: Net) -> None:
         os.kill(supervisor, signal.SIGCONT)
 
 
+# -- what must not happen whatever one does ---
+
+
+@pytest.mark.parametrize("runtime", ["", "runtime"], ids=["below /run", "elsewhere"])
+def test_from_inside_nothing_is_supervised_or_cleared(
+    net: Net, tmp_path: Path, runtime: str
+) -> None:
+    if runtime:
+        (tmp_path / runtime).mkdir(mode=0o700)
+        net.runtime = tmp_path / runtime
+        net.environment["XDG_RUNTIME_DIR"] = str(net.runtime)
+    child = net.start("enter", "bash")
+    assert child.stdin is not None and child.stdout is not None
+
+    def inside(command: str) -> str:
+        child.stdin.write(f"{command} 2>&1; echo =END=\n")
+        child.stdin.flush()
+        lines = []
+        while (line := child.stdout.readline()) != "=END=\n":
+            assert line
+            lines.append(line)
+        return "".join(lines)
+
+    assert inside("echo ready") == "ready\n"
+    libraries = sorted(os.listdir("/var/lib"))
+    pids = net.pids()
+    kill(pids["supervisor"])
+    assert "degraded" in inside(f"{PROGRAM} status")
+    assert inside(f"{PROGRAM} enter true") == (
+        "rootlessnet: use the instance: its supervisor is gone, and from inside there can be no "
+        "other\n  hint: run any rootlessnet command outside, rootlessnet status for instance\n"
+    )
+    kill(pids["holder"])
+    inside(f"{PROGRAM} status; {PROGRAM} down --all")
+    assert net.status()["state"] == "running", "from outside it is put right"
+    assert works(net)
+    child.communicate("exit\n", timeout=20)
+    net.wait_until_down()
+    assert sorted(os.listdir("/var/lib")) == libraries
+
+
+def test_from_another_user_namespace_nothing_in_use_is_cleared(net: Net) -> None:
+    child = net.hold()
+    kill(net.pids()["supervisor"])
+    done = net.run("status", prefix=["unshare", "-r", "--"], check=False)
+    assert done.returncode == 125
+    assert done.stderr.splitlines()[0] == (
+        f"rootlessnet: take over {net.name}: it is in use, but not to be reached from here"
+    )
+    assert is_alive(child.pid) and works(net)
+
+
+def test_state_directory_removed_while_in_use(net: Net) -> None:
+    import shutil
+
+    child = net.hold()
+    pids = net.pids()
+    shutil.rmtree(net.directory)
+    assert is_alive(pids["driver"]), "who is inside keeps the network"
+    net.release(child)
+    wait_for("all have ended", lambda: not any(map(is_alive, pids.values())))
+
+
+def test_log_removed_while_in_use(net: Net) -> None:
+    child = net.hold()
+    (net.directory / "log").unlink()
+    before = net.pids()
+    kill(before["driver"])
+    wait_for("a new driver", lambda: net.pids()["driver"] not in (None, before["driver"]))
+    assert works(net)
+    net.release(child)
+    net.wait_until_down()
+
+
+def test_holder_killed_while_lingering(net: Net) -> None:
+    net.run("enter", "--linger", "1", "true")
+    pids = net.pids()
+    kill(pids["holder"])
+    wait_for("all have ended", lambda: not any(map(is_alive, pids.values())))
+    net.wait_until_down()
+
+
+def test_no_room_while_parts_die(net: Net, tmp_path: Path) -> None:
+    """A full runtime directory costs neither the network nor a busy loop."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    script = (
+        f"mount -t tmpfs -o size=1m,mode=700 x {runtime}; export XDG_RUNTIME_DIR={runtime};"
+        f"{PROGRAM} up; state() {{ {PROGRAM} status --json | python3 -c "
+        "\"import json,sys; print(json.load(sys.stdin)['$1']['pid'])\"; };"
+        "first=$(state driver 2>/dev/null || :); "
+        f"d=$({PROGRAM} status --json | python3 -c 'import json,sys; s=json.load(sys.stdin);"
+        'print(s["driver"]["pid"], s["holder"]["pid"], s["supervisor"]["pid"])\');'
+        f"set -- $d; cat /dev/zero > {runtime}/full 2>/dev/null; kill -9 $1; sleep 0.5; kill -9 $2;"
+        "sleep 1; t=$(cut -d' ' -f14 /proc/$3/stat); sleep 1; "
+        f"echo ticks $(($(cut -d' ' -f14 /proc/$3/stat) - t)); rm {runtime}/full; sleep 2.5;"
+        f"{PROGRAM} enter ip -br address show tap0; {PROGRAM} down; ls {runtime}/rootlessnet"
+    )
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", script],
+        env=net.environment, text=True, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert int(lines[0].split()[1]) < 30, "of 100 ticks in the second"
+    assert "10.0.2.100/24" in lines[1], done
+    assert lines[2:] == [f"{net.name}.lock"]
+
+
+def test_driver_that_is_in_no_record_is_replaced(net: Net) -> None:
+    net.hold(env={"ROOTLESSNET_CRASH_AT": "restart:driver"})
+    pids = net.pids()
+    kill(pids["driver"])
+    wait_for("the supervisor is killed", lambda: not is_alive(pids["supervisor"]))
+    assert works(net)
+    wait_for("it is running", lambda: ready(net), 3)
+    assert net.enter("true").stderr == ""
+
+
+def test_blocked_signals_are_the_callers_on_both_paths(net: Net) -> None:
+    code = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [1, 2, 15]);"
+        "os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    prefix = ["python3", "-c", code]
+    cold = net.inside("grep", "SigBlk", "/proc/self/status", prefix=prefix)
+    net.hold()
+    assert net.inside("grep", "SigBlk", "/proc/self/status", prefix=prefix) == cold
+    assert int(cold.split()[1], 16) == 1 << 0 | 1 << 1 | 1 << 14
+    for pid in net.pids().values():
+        status = Path(f"/proc/{pid}/status").read_text()
+        (line,) = [line for line in status.splitlines() if line.startswith("SigBlk")]
+        assert int(line.split()[1], 16) == 0
+
+
+def test_linger_for_ever(net: Net) -> None:
+    net.run("enter", "--linger", "300000000", "true")
+    assert net.status()["state"] == "running"
+    net.enter("true")
+    assert net.status()["state"] == "running"
+    net.run("down", "--force")
+    os.kill(net.pids()["supervisor"], signal.SIGTERM)
+    net.wait_until_down()
+
+
 # -- a look before teardown ---
 
 

@@ -60,7 +60,7 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """The findings of a check; one that fails itself is a finding too."""
     try:
         yield from check()
-    except (Error, OSError) as error:
+    except (Error, OSError, KeyError) as error:
         name = check.__name__.lstrip("_").replace("_", " ")
         yield Finding(name, ERROR, reason(error), hint(error))
 

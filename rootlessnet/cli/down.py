@@ -6,6 +6,7 @@ import os
 import time
 
 from rootlessnet.cli import arguments
+from rootlessnet.cli.text import printable
 from rootlessnet.errors import Error, complain
 from rootlessnet.instance import lease, lock, named, paths, start, state, view
 
@@ -57,38 +58,40 @@ def main(argv: list[str]) -> int:
 
 
 def _give_back(instance: Instance, name: str, record: dict[str, object]) -> None:
-    pid, started = record.get("pid"), record.get("started")
-    if isinstance(pid, int) and isinstance(started, int):
-        _end(pid, started)
-    named.remove(instance, name)
-
-
-def _end(pid: int, started: int) -> bool:
-    """SIGTERM, and SIGKILL after a grace; whether it was there."""
     from rootlessnet.instance import cleanup
 
-    if not state.is_alive(pid, started):
-        return False
-    cleanup.end(pid, started, grace=_GRACE)
-    return True
+    pid, started = record.get("pid"), record.get("started")
+    if isinstance(pid, int) and isinstance(started, int):
+        cleanup.end(pid, started, grace=_GRACE)
+    named.remove(instance, name)
 
 
 def _end_processes(instance: Instance) -> None:
     """End whoever is inside or holds a lease, and say whom; what starts meanwhile is ended too."""
-    from rootlessnet.kernel import process
+    from rootlessnet.kernel import process, signals
 
     for _ in range(10):
-        users = {item["pid"]: item["command"] for item in view.users(instance)}
-        users.pop(os.getpid(), None)
-        if not users:
-            return
-        for pid, command in users.items():
+        pidfds = {}
+        for item in view.users(instance):
             try:
-                ended = _end(pid, process.start_time(pid))
-            except (ProcessLookupError, FileNotFoundError):
+                pidfds[item["pid"]] = os.pidfd_open(item["pid"])
+            except ProcessLookupError:
                 continue
-            if ended:
-                complain(f"ended {pid}: {command}")
+        # Looked at again with the pidfds open: now a pid cannot become somebody else's any more.
+        users = {item["pid"]: item["command"] for item in view.users(instance)}
+        chosen = {pid: fd for pid, fd in pidfds.items() if pid in users}
+        for fd in chosen.values():
+            signals.send(fd, signals.SIGTERM)
+        deadline = time.monotonic() + _GRACE
+        for pid, fd in chosen.items():
+            if not process.wait_for(fd, max(0.0, deadline - time.monotonic())):
+                signals.send(fd, signals.SIGKILL)
+                process.wait_for(fd, _GRACE)
+            complain(f"ended {pid}: {printable(users[pid])}")
+        for fd in pidfds.values():
+            os.close(fd)
+        if not chosen:
+            return
 
 
 def _kick(instance: Instance) -> None:

@@ -79,9 +79,13 @@ def read_request(values: arguments.Values) -> request.Requested:
         requested.linger = request.seconds("--linger", arguments.last(values, "linger"))
     if "timeout" in values:
         requested.timeout = request.seconds(
-            "--timeout", arguments.last(values, "timeout"), minimum=0.1
+            "--timeout", arguments.last(values, "timeout"), minimum=0.1, maximum=_MAX_TIMEOUT
         )
     return requested
+
+
+_MAX_TIMEOUT = 1e6
+"""Seconds: eleven days, well below what poll(2) takes."""
 
 
 def _working_directory(given: str) -> str:

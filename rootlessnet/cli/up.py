@@ -53,6 +53,7 @@ def _stay(instance: Instance, requested: Requested, name: str, taken: int) -> in
     import select
     import signal
 
+    from rootlessnet.kernel import process
     from rootlessnet.systemd import notify
 
     wake_read, wake_write = os.pipe()
@@ -73,9 +74,12 @@ def _stay(instance: Instance, requested: Requested, name: str, taken: int) -> in
         supervisor = _supervisor(instance)
         poll = select.poll()
         poll.register(wake_read, select.POLLIN)
+        wait = beat
         if supervisor is not None:
             poll.register(supervisor, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll(beat * 1000 if beat else None)}
+        else:
+            wait = _PAUSE
+        ready = {fd for fd, _ in poll.poll(process.milliseconds(wait))}
         if supervisor is not None:
             os.close(supervisor)
         if supervisor is None or supervisor in ready:
@@ -91,6 +95,10 @@ def _stay(instance: Instance, requested: Requested, name: str, taken: int) -> in
     named.remove(instance, name)
     os.close(taken)
     return 0
+
+
+_PAUSE = 0.2
+"""Seconds between two attempts to start a supervisor."""
 
 
 def _supervisor(instance: Instance) -> int | None:

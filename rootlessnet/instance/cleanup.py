@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from rootlessnet.errors import Failures
@@ -53,7 +54,7 @@ def clear(instance: Instance) -> None:
             steps.append(lambda: end(pid, started, grace=0.5))
     holder = state.read_holder(instance)
     if holder:
-        steps.append(lambda: end(holder.pid, holder.started))
+        steps.append(lambda: _end_holder(holder))
     steps.append(lambda: remove_tree(instance.directory))
     failed: list[BaseException] = []
     for step in steps:
@@ -67,6 +68,15 @@ def clear(instance: Instance) -> None:
         raise Failures("clear the instance", failed)
 
 
+def _end_holder(holder: state.Holder) -> None:
+    pidfd = holder.open()
+    try:
+        signals.send(pidfd, signals.SIGKILL)
+        process.wait_for(pidfd, _PATIENCE)
+    finally:
+        os.close(pidfd)
+
+
 def remove_tree(path: str) -> None:
     """Remove a directory of ours with all that is in it; one that is gone is no error.
 
@@ -75,6 +85,7 @@ def remove_tree(path: str) -> None:
     """
     import shutil
 
+    _refuse_mounts(path)
     if os.path.islink(path) or not os.path.isdir(path):
         try:
             os.unlink(path)
@@ -87,6 +98,15 @@ def remove_tree(path: str) -> None:
         _remove_as_mapped_root(path)
     if os.path.lexists(path):
         shutil.rmtree(path)
+
+
+def _refuse_mounts(path: str) -> None:
+    """Raise OSError when anything is mounted below path: as seen from outside nothing is, and from
+    inside the mounts are directories of the host."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            if line.split(" ", 5)[4].startswith(f"{path}/"):
+                raise OSError(errno.EBUSY, "something is mounted below it", path)
 
 
 def _remove_as_mapped_root(path: str) -> None:

@@ -167,6 +167,7 @@ def _become(
             os._exit(1)
         os.setsid()
         os.set_inheritable(keep_open, True)
+        os.set_inheritable(0, True)
         signals.let_through()
         # The last word of the parent has come: from here on we live without it.
         libc.prctl(libc.PR_SET_PDEATHSIG, 0)

@@ -49,11 +49,17 @@ class Mirror:
     def changed(self) -> None:
         """Pass on what is new, and cut the file when it is too long."""
         self._watcher.read()
-        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            # Somebody has removed it: no more lines will come.
+            self._watcher.close()
+            return
         try:
             data = os.pread(fd, MAX_BYTES, self._offset)
             self._offset += len(data)
-            *lines, self._rest = (self._rest + data).split(b"\n")
+            *lines, rest = (self._rest + data).split(b"\n")
+            self._rest = rest[-MAX_BYTES:]
             if self._journal:
                 for line in lines:
                     # The journal has a time of its own.

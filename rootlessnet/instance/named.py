@@ -25,7 +25,13 @@ _MAX_LENGTH = 240
 
 def check(name: str) -> None:
     """Raise Error for a name that cannot be one."""
-    if not name or len(name) > _MAX_LENGTH or name[0] in ".-" or not _CHARACTERS.issuperset(name):
+    if (
+        not name
+        or len(name) > _MAX_LENGTH
+        or name[0] in ".-"
+        or name.endswith(".new")  # a record that is being written
+        or not _CHARACTERS.issuperset(name)
+    ):
         raise Error(
             f"--name {name}: not a name",
             hint=f"up to {_MAX_LENGTH} letters, digits and _.-@:, the first no dot or dash",
@@ -57,6 +63,8 @@ def records(instance: Instance) -> dict[str, dict[str, Any]]:
                 record = json.loads(file.read(65536))
             pid, started = record["pid"], record["started"]
             record["since"] = str(record["since"])
+            if pid is not None and not (isinstance(pid, int) and isinstance(started, int)):
+                raise ValueError("no process")
         except (FileNotFoundError, IsADirectoryError):
             continue
         except (OSError, ValueError, TypeError, KeyError, RecursionError):

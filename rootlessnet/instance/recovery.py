@@ -41,15 +41,13 @@ def find(instance: Instance) -> Left | None:
         return None
     users = look.inside(holder)
     alive = state.is_alive(holder.pid, holder.started)
-    if not users and not (alive and (_has_lease(instance) or named.names(instance))):
+    if not users and not _is_held(instance, holder, alive):
         return None
     record = state.read(instance)
     if record is None:
-        if not users:
-            return None
         raise Error(
             f"read {instance.path(state.STATE)}: damaged, but the instance is in use by "
-            f"{', '.join(map(str, users))}",
+            f"{', '.join(map(str, users)) or 'a lease'}",
             hint="end these processes, or let rootlessnet do so: rootlessnet down --force",
         )
     for pid in [holder.pid, *_by_rank(instance, users)]:
@@ -60,6 +58,11 @@ def find(instance: Instance) -> Left | None:
         if os.fstat(pins.net).st_ino == holder.netns:
             return Left(record, holder, pins)
         pins.close()
+    if users or _has_lease(instance):
+        raise Error(
+            f"take over {instance.name}: it is in use, but not to be reached from here",
+            hint="it belongs to another user namespace: run this where it was started",
+        )
     return None
 
 
@@ -67,6 +70,27 @@ def _by_rank(instance: Instance, users: list[int]) -> list[int]:
     """Those that hold a lease first: their mount namespaces are copies of the instance's."""
     holders = set(lease.holders(instance))
     return sorted(users, key=lambda pid: (pid not in holders, pid))
+
+
+def _is_held(instance: Instance, holder: Holder, alive: bool) -> bool:
+    """Whether a lease keeps it though nobody is seen inside."""
+    if alive and named.names(instance):
+        return True
+    if not _has_lease(instance):
+        return False
+    if alive:
+        return True
+    # The namespace is gone if everybody with a lease is known to be in another one. One whom we
+    # may not look at, because of another user namespace, may be inside.
+    known = lease.holders(instance)
+    return not known or any(_netns(pid) in (holder.netns, None) for pid in known)
+
+
+def _netns(pid: int) -> int | None:
+    try:
+        return namespaces.inode(pid, "net")
+    except OSError:
+        return None
 
 
 def _has_lease(instance: Instance) -> bool:

@@ -24,15 +24,15 @@ class Requested:
         return bool(self.driver or self.options or self.linger is not None)
 
 
-def seconds(option: str, text: str, minimum: float = 0.0) -> float:
+def seconds(option: str, text: str, minimum: float = 0.0, maximum: float = _MAX_SECONDS) -> float:
     """The value of an option in seconds. Raises Error."""
     try:
         if "_" in text:
             raise ValueError  # a Python number, but nobody else's
         value = float(text)
-        if not minimum <= value <= _MAX_SECONDS:
+        if not minimum <= value <= maximum:
             raise ValueError
     except ValueError:
-        least = f" from {minimum:g}" if minimum else ""
+        least = f" from {minimum:g} to {maximum:g}" if minimum else ""
         raise Error(f"{option} {text}: not a number of seconds{least}") from None
     return value

@@ -46,10 +46,24 @@ def _check(instance: Instance, requested: Requested) -> None:
     settings.refuse_difference(requested, running)
 
 
+def is_inside(instance: Instance) -> bool:
+    """Whether this process is in the instance's own namespaces.
+
+    From there it can be used, but neither supervised nor cleared: a driver would be its own uplink,
+    and what is mounted inside is part of the host.
+    """
+    from rootlessnet.kernel import namespaces
+
+    holder = state.read_holder(instance)
+    if holder is None:
+        return os.environ.get("ROOTLESSNET") == instance.name
+    return holder.netns == namespaces.inode("self", "net")
+
+
 def heal(instance: Instance) -> None:
     """Put right what a killed supervisor has left: a new one takes over what is in use, the rest is
-    cleared away. Nothing is done while one is running. Raises Error."""
-    if not os.path.lexists(instance.directory) or _is_supervised(instance):
+    cleared away. Nothing is done while one is running, nor from inside. Raises Error."""
+    if not os.path.lexists(instance.directory) or _is_supervised(instance) or is_inside(instance):
         return
     fd = lock.open_file(instance)
     try:
@@ -83,6 +97,11 @@ def _create(instance: Instance, requested: Requested, fd: int) -> int:
     from rootlessnet.kernel import signals
     from rootlessnet.kernel.trace import trace
 
+    if is_inside(instance):
+        raise Error(
+            "use the instance: its supervisor is gone, and from inside there can be no other",
+            hint="run any rootlessnet command outside, rootlessnet status for instance",
+        )
     lock.release(fd)
     lock.acquire(fd, lock.EXCLUSIVE, requested.timeout)
     trace("start:locked")
@@ -99,7 +118,7 @@ def _create(instance: Instance, requested: Requested, fd: int) -> int:
     cleanup.clear(instance)
     umask = os.umask(0o077)
     # From the first directory to the supervisor that looks after it: an interrupt comes after that.
-    signals.hold_back()
+    mask = signals.hold_back()
     try:
         os.mkdir(instance.directory, 0o700)
         trace("start:directory")
@@ -111,7 +130,7 @@ def _create(instance: Instance, requested: Requested, fd: int) -> int:
         raise Error("start the instance") from error
     finally:
         os.umask(umask)
-        signals.let_through()
+        signals.restore_mask(mask)
     return _wait(instance, chosen, fd, report, taken, clear=True)
 
 
@@ -162,31 +181,43 @@ def _wait(
     instance: Instance, chosen: Settings, fd: int, report: int, taken: int, *, clear: bool
 ) -> int:
     """Wait until the instance is ready; the lease. With clear a dead supervisor's remains go."""
+    from rootlessnet.instance import cleanup
+
     try:
-        _wait_until_ready(instance, report, chosen.timeout, clear=clear)
-    except BaseException:
+        _wait_until_ready(report, chosen.timeout)
+    except BaseException as error:
+        # Not unlocked: the supervisor has the same open file, and may still be clearing up.
         os.close(taken)
+        if clear and isinstance(error, Error) and os.path.lexists(instance.directory):
+            cleanup.clear(instance)
         raise
     finally:
         os.close(report)
-        # The supervisor has the same open file; this unlocks for both.
-        lock.release(fd)
+    lock.release(fd)
     return taken
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
 
 
 _GRACE = 2.0
 """Seconds beyond its own deadline for the supervisor to undo what it did."""
 
 
-def _wait_until_ready(instance: Instance, report: int, seconds: float, *, clear: bool) -> None:
-    """Follow the supervisor's report (supervisor.Report). Raises Error."""
-    from rootlessnet.instance import cleanup
+def _wait_until_ready(report: int, seconds: float) -> None:
+    """Follow the supervisor's report (supervisor.Report). Raises Error when it has failed; it has
+    ended then."""
+    from rootlessnet.kernel import process, signals
 
     deadline = time.monotonic() + seconds + _GRACE
     poll = select.poll()
     poll.register(report, select.POLLIN)
     text = b""
-    supervisor = 0
+    supervisor = -1
     while True:
         left = deadline - time.monotonic()
         chunk = b""
@@ -200,19 +231,19 @@ def _wait_until_ready(instance: Instance, report: int, seconds: float, *, clear:
             if kind == b"R":
                 return
             if kind == b"P":
-                supervisor = int(rest)
+                supervisor = _pidfd(int(rest))
             elif kind == b"W":
                 warn(rest)
             elif kind == b"E":
                 message, _, advice = rest.partition("\t")
+                if supervisor >= 0:
+                    process.wait_for(supervisor, _GRACE)
+                    os.close(supervisor)
                 raise Error(message, hint=advice)
-    if supervisor:
-        try:
-            os.kill(supervisor, 9)
-        except ProcessLookupError:
-            pass
-    if clear:
-        cleanup.clear(instance)
+    if supervisor >= 0:
+        signals.send(supervisor, signals.SIGKILL)
+        process.wait_for(supervisor, _GRACE)
+        os.close(supervisor)
     raise Error(
         "start the instance: the supervisor died or gave no answer",
         hint="run it again; rootlessnet logs shows what the last one said",

@@ -53,11 +53,20 @@ class Holder:
         self.shared = shared
 
     def open(self) -> int:
-        """A pidfd of it.
+        """A pidfd of it, which has the network namespace of the record. The caller owns it.
 
-        Raises ProcessLookupError when it is gone. The caller owns the descriptor.
+        Raises ProcessLookupError when it is gone.
         """
-        return process.open_process(self.pid, self.started)
+        pidfd = process.open_process(self.pid, self.started)
+        try:
+            if os.stat(f"/proc/{self.pid}/ns/net").st_ino == self.netns:
+                return pidfd
+        except PermissionError:
+            return pidfd  # of another user namespace, as whoever uses it will be told
+        except OSError:
+            pass
+        os.close(pidfd)
+        raise ProcessLookupError(3, "No such process", str(self.pid))
 
 
 def read_holder(instance: Instance) -> Holder | None:
@@ -148,6 +157,6 @@ def is_alive(pid: int, started: int) -> bool:
     """Whether the process of a record is still there."""
     try:
         os.close(process.open_process(pid, started))
-    except OSError:
+    except (OSError, OverflowError):
         return False
     return True

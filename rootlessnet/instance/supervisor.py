@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from rootlessnet.instance.settings import Settings
 
 _LOCK_RETRY = 0.02
+_RETRY = 1.0
 _BACK_OFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_SECONDS = 10.0
 _USUAL_INTERFACES = ("lo", slirp4netns.TAP)
@@ -119,18 +120,26 @@ def main(
             else:
                 supervisor.create(report)
         except BaseException as error:
-            say(f"start failed: {reason(error)}")
+            if supervisor:
+                say(f"start failed: {reason(error)}")
             if not left:
                 if supervisor:
                     supervisor.undo()
-                cleanup.clear(instance)
+                try:
+                    cleanup.clear(instance)
+                except (Error, OSError) as remains:
+                    say(reason(remains))  # the command that waits tries again
             report.fail(error)
             if isinstance(error, (Error, OSError)):
                 os._exit(1)
             raise
         os.close(lock_fd)
         report.ready()
-        supervisor.run()
+        try:
+            supervisor.run()
+        except BaseException:
+            supervisor.give_up()
+            raise
         status = 0
     except BaseException:
         import traceback
@@ -187,6 +196,9 @@ class Supervisor:
         self._retry_at = 0.0
         self._idle_since = 0.0
         self._stop = False
+        self._orphaned = False
+        self._unpublished = False
+        self._holder_retry_at = 0.0
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._mirror = logfile.Mirror(instance.path(state.LOG), instance.name)
@@ -259,6 +271,7 @@ class Supervisor:
                 self.driver_pidfd = process.open_process(driver["pid"], driver["started"])
                 self.driver_pid = int(driver["pid"])
             except (ProcessLookupError, FileNotFoundError, TypeError):
+                self._end_stray_driver()
                 self._retry_at = time.monotonic()
                 self._restart_driver()
             trace("adopt:driver")
@@ -267,10 +280,31 @@ class Supervisor:
         finally:
             if mover:
                 mover.close()
-        self._publish("running" if self.driver_pid else "degraded")
+        self._republish()
         trace("adopt:published")
         self._follow()
         self._update_resolv_conf(settled=True)
+
+    def _end_stray_driver(self) -> None:
+        """End a driver that is in no record, as the last supervisor was killed before it wrote one:
+        it has tap0, so there cannot be another. Its command line names the holder."""
+        names = (str(self.holder.pid), f"/proc/{self.holder.pid}/ns/net")
+        for pid in process.all_pids():
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                continue
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    words = file.read().decode(errors="replace").split("\0")
+                if words[-2:] == [slirp4netns.TAP, ""] and words[-3] in names:
+                    say(f"ending a {slirp4netns.NAME} that is in no record: {pid}")
+                    signals.send(pidfd, signals.SIGKILL)
+                    process.wait_for(pidfd, _RETRY)
+            except OSError:
+                continue
+            finally:
+                os.close(pidfd)
 
     def _write_resolv_conf(self, report: Report) -> None:
         fallback = bool(self.settings.options["dns_fallback"])
@@ -301,11 +335,19 @@ class Supervisor:
             say(f"resolv.conf inside will not follow the host's: {self._follower.problem}")
 
     def _hold(self, starting: holder.Starting) -> None:
-        """Take a new holder on: pinned, watched and recorded."""
-        self.holder = starting.record
-        self.holder_pidfd = os.pidfd_open(self.holder.pid)
-        self.pins = namespaces.Pins(self.holder.pid)
-        state.write_holder(self.instance, self.holder)
+        """Take a new holder on: pinned, watched and recorded. If it raises nothing has changed."""
+        pidfd = os.pidfd_open(starting.pid)
+        try:
+            pins = namespaces.Pins(starting.pid)
+            try:
+                state.write_holder(self.instance, starting.record)
+            except BaseException:
+                pins.close()
+                raise
+        except BaseException:
+            os.close(pidfd)
+            raise
+        self.holder, self.holder_pidfd, self.pins = starting.record, pidfd, pins
 
     def _move(self, mover: scope.Mover, report: Report) -> None:
         pids = [os.getpid(), self.holder.pid, *([self.driver_pid] if self.driver_pid else [])]
@@ -336,8 +378,18 @@ class Supervisor:
                 except (ProcessLookupError, ChildProcessError):
                     pass
 
+    def _republish(self) -> None:
+        """Write state.json; when there is no room for it, later."""
+        try:
+            self._publish("running" if self.driver_pid else "degraded")
+            self._unpublished = False
+        except (Error, OSError) as error:
+            if not self._unpublished:
+                say(f"{reason(error)}: trying again")
+            self._unpublished = True
+
     def _publish(self, how: str) -> None:
-        """Write state.json."""
+        """Write state.json. Raises Error or OSError."""
         options = self.settings.options
         addressing = self.addressing
         pid = self.driver_pid or None
@@ -417,11 +469,19 @@ class Supervisor:
 
     def _is_unused(self) -> bool:
         """Whether the last lease is gone; then the time to linger begins."""
+        if self._orphaned:
+            return True
         if lease.has_users(self.reader):
             return False
         # A fresh reading end hangs up only after the next writer. The new one is open before the
         # old one is closed, so a user always finds a reader.
-        fresh = lease.open_reader(self.instance)
+        try:
+            fresh = lease.open_reader(self.instance)
+        except OSError:
+            # The directory was removed, at a logout for instance: nobody can come any more.
+            say("the state directory is gone")
+            self._orphaned = True
+            fresh = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.close(self.reader)
         self.reader = fresh
         self._idle_since = time.monotonic()
@@ -435,6 +495,10 @@ class Supervisor:
         moments = []
         if self._retry_at:
             moments.append(self._retry_at - now)
+        if self._holder_retry_at:
+            moments.append(self._holder_retry_at - now)
+        if self._unpublished:
+            moments.append(_RETRY)
         if self._follower.due:
             moments.append(self._follower.due - now)
         if unused and not watching:
@@ -446,7 +510,7 @@ class Supervisor:
     def _wait(self, seconds: float | None, watched: list[int]) -> set[int]:
         poll = select.poll()
         for fd in (
-            self.reader,
+            -1 if self._orphaned else self.reader,
             self.driver_pidfd,
             self.holder_pidfd,
             self._wake_read,
@@ -456,15 +520,19 @@ class Supervisor:
         ):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll(None if seconds is None else int(seconds * 1000) + 1)}
+        ready = {fd for fd, _ in poll.poll(process.milliseconds(seconds))}
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)
         return ready
 
     def _chores(self, ready: set[int]) -> None:
         now = time.monotonic()
+        if self._holder_retry_at and now >= self._holder_retry_at:
+            self._replace_lost_holder()
         if self._retry_at and now >= self._retry_at:
             self._restart_driver()
+        if self._unpublished:
+            self._republish()
         if self._mirror.fd in ready:
             self._mirror.changed()
         if self._follower.fd in ready and self._follower.changed(now):
@@ -507,7 +575,18 @@ class Supervisor:
         when it is worth while to look again, if somebody without a lease keeps it."""
         if not self._stop and time.monotonic() < self._idle_since + self.settings.linger:
             return _WAITING
-        lock_fd = lock.open_file(self.instance)
+        if self._orphaned:
+            watched += self._keepers()
+            if watched:
+                return _WAITING
+            self._end()
+            return _ENDED
+        try:
+            lock_fd = lock.open_file(self.instance)
+        except Error as error:
+            say(reason(error))
+            self._orphaned = not os.path.isdir(self.instance.base)
+            return _WAITING
         try:
             if not lock.try_acquire(lock_fd, lock.EXCLUSIVE):
                 return _WAITING
@@ -524,7 +603,7 @@ class Supervisor:
     def _keepers(self) -> list[int]:
         """Descriptors to watch for those who use the instance without a lease."""
         found = look.watch(look.inside(self.holder))
-        if look.extra_interfaces(self.holder.pid, _USUAL_INTERFACES):
+        if self.holder_pidfd < 0 or look.extra_interfaces(self.holder.pid, _USUAL_INTERFACES):
             # Listening begins before the look, so that no change falls between them.
             events = look.link_events(self.pins)
             if look.plugged_in(self.pins):
@@ -549,9 +628,20 @@ class Supervisor:
         self._mirror.changed()
         try:
             cleanup.clear(self.instance)
-        except Error as error:
+        except (Error, OSError) as error:
             say(reason(error))
         trace("end:cleared")
+
+    def give_up(self) -> None:
+        """After a failure nobody foresaw: leave what is in use to a successor, end the rest."""
+        try:
+            if lease.has_users(self.reader) or look.inside(self.holder):
+                return
+        except OSError:
+            return
+        for pidfd in (self.driver_pidfd, self.holder_pidfd):
+            if pidfd >= 0:
+                signals.send(pidfd, signals.SIGKILL)
 
     # -- helpers that end --------------------------------------------------------------------------
 
@@ -565,20 +655,27 @@ class Supervisor:
             lease.has_users(self.reader) or named.names(self.instance) or look.inside(self.holder)
         ):
             return False
+        self._replace_lost_holder()
+        return True
+
+    def _replace_lost_holder(self) -> None:
         try:
             self._replace_holder()
+            self._holder_retry_at = 0.0
         except (Error, OSError) as error:
             # The pins keep the namespaces, so those inside have lost nothing.
-            say(f"replace the holder: {reason(error)}")
-            return True
-        self._publish("running" if self.driver_pid else "degraded")
-        return True
+            if not self._holder_retry_at:
+                say(f"replace the holder: {reason(error)}: trying again")
+            self._holder_retry_at = time.monotonic() + _RETRY
+            return
+        self._republish()
 
     def _replace_holder(self) -> None:
         starting = holder.replace(self.pins, self.holder.shared, self._exit_write)
+        before = self.pins
         try:
-            self.pins.close()
             self._hold(starting)
+            before.close()
             trace("holder:replaced")
             starting.stay()
         finally:
@@ -592,7 +689,7 @@ class Supervisor:
         if time.monotonic() - self._driver_since > _STABLE_SECONDS:
             self._attempt = 0
         self._schedule_restart()
-        self._publish("degraded")
+        self._republish()
 
     def _schedule_restart(self) -> None:
         pause = _BACK_OFF[min(self._attempt, len(_BACK_OFF) - 1)]
@@ -610,10 +707,10 @@ class Supervisor:
         except (Error, OSError) as error:
             say(f"restart: {reason(error)}")
             self._schedule_restart()
-            self._publish("degraded")
+            self._republish()
             return
         trace("restart:driver")
-        self._publish("running")
+        self._republish()
         say(f"{self.settings.driver} restarted as {self.driver_pid}")
 
 

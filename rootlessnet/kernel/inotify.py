@@ -61,4 +61,7 @@ class Watcher:
         return events
 
     def close(self) -> None:
-        os.close(self.fd)
+        """See nothing any more."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -52,7 +52,12 @@ def wait_for(pidfd: int, seconds: float | None) -> bool:
     """Wait until the process has ended, at most so long; whether it has."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(None if seconds is None else seconds * 1000))
+    return bool(poll.poll(milliseconds(seconds)))
+
+
+def milliseconds(seconds: float | None) -> int | None:
+    """A time for poll(2), rounded up. It takes no more than 24 days: then one has to look again."""
+    return None if seconds is None else min(int(seconds * 1000) + (seconds > 0), 2**31 - 1)
 
 
 def all_pids() -> Iterator[int]:

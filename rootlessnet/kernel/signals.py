@@ -28,14 +28,20 @@ def restore(number: int) -> None:
 _ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
 
 
-def hold_back() -> None:
-    """Let the signals that end a program wait, also for a child, until `let_through`."""
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING)
+def hold_back() -> set[int]:
+    """Let the signals that end a program wait, also for a child; the mask to restore."""
+    before: set[int] = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING)
+    return before
+
+
+def restore_mask(mask: set[int]) -> None:
+    """Put a mask back; what has waited is taken now."""
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
 def let_through() -> None:
-    """Take the signals that have waited."""
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _ENDING)
+    """Take no signal back from us, whatever the caller did: for a daemon and its helpers."""
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
 def die_of(number: int) -> int:
