@@ -195,7 +195,7 @@ def _systemd() -> Iterator[Finding]:
         yield Finding(name, OK, "systemd does not run this machine: no scope is needed")
         return
     mover = scope.Mover("rootless-netns-doctor")
-    problem = mover.ask()
+    problem = mover.probe()
     if problem:
         yield Finding(
             name,

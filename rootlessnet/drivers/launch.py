@@ -16,6 +16,8 @@ from rootlessnet.kernel import libc, namespaces, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rootlessnet.drivers.options import Options
 
 _ACCEPT_DAD = "/proc/sys/net/ipv6/conf/default/accept_dad"
@@ -48,11 +50,13 @@ def connect(
     log: int,
     seconds: float,
     waiting: int = -1,
+    spawned: Callable[[int], None] = lambda pid: None,
 ) -> int:
     """Start the driver; its pid (a child of ours) once the network works.
 
     exit_pipe is the reading end whose other end keeps it alive; log is its open log file; waiting
     is a pipe to the command that waits for us: when it hangs up nobody wants the driver any more.
+    spawned is called with the pid as soon as there is one, to do something meanwhile.
     Raises Error with the tail of the log when it died or did not answer.
     """
     deadline = time.monotonic() + seconds
@@ -65,6 +69,7 @@ def connect(
     with _NoDuplicateDetection(target, wanted=bool(options["enable_ipv6"])):
         pid, ready = slirp4netns.start(line, exit_pipe, log, private_mounts=same_userns)
         try:
+            spawned(pid)
             problem = _wait_until_ready(ready, pid, deadline, seconds, waiting)
         except BaseException:
             _end(pid)

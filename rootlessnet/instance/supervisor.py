@@ -230,10 +230,10 @@ class Supervisor:
             trace("start:holder")
             features = probe.finish(_left(deadline))
             self.version = features.version
-            self._connect(features, _left(deadline), report.fd)
+            self._connect(features, _left(deadline), report.fd, mover)
             trace("start:driver")
             if mover:
-                self._move(mover, report)
+                self._finish_move(mover, report)
                 trace("start:scope")
             self._publish("running")
             trace("start:published")
@@ -276,7 +276,9 @@ class Supervisor:
                 self._restart_driver()
             trace("adopt:driver")
             if mover:
-                self._move(mover, report)
+                drivers = [self.driver_pid] if self.driver_pid else []
+                mover.request([os.getpid(), self.holder.pid, *drivers])
+                self._finish_move(mover, report)
         finally:
             if mover:
                 mover.close()
@@ -349,9 +351,8 @@ class Supervisor:
             raise
         self.holder, self.holder_pidfd, self.pins = starting.record, pidfd, pins
 
-    def _move(self, mover: scope.Mover, report: Report) -> None:
-        pids = [os.getpid(), self.holder.pid, *([self.driver_pid] if self.driver_pid else [])]
-        problem = mover.move(pids)
+    def _finish_move(self, mover: scope.Mover, report: Report) -> None:
+        problem = mover.finish()
         if problem:
             report.warn(
                 f"not moved into a systemd scope, so the network may end with the unit that "
@@ -360,10 +361,27 @@ class Supervisor:
         else:
             self.scope = mover.unit
 
-    def _connect(self, features: slirp4netns.Features, seconds: float, waiting: int = -1) -> None:
+    def _connect(
+        self,
+        features: slirp4netns.Features,
+        seconds: float,
+        waiting: int = -1,
+        mover: scope.Mover | None = None,
+    ) -> None:
+        def move(driver: int) -> None:
+            if mover:
+                mover.request([os.getpid(), self.holder.pid, driver])
+
         target = launch.Target(self.holder.pid, self.holder_pidfd, self.holder.userns)
         self.driver_pid = launch.connect(
-            self.settings.options, features, target, self._exit_read, self.log, seconds, waiting
+            self.settings.options,
+            features,
+            target,
+            self._exit_read,
+            self.log,
+            seconds,
+            waiting,
+            move,
         )
         self.driver_pidfd = os.pidfd_open(self.driver_pid)
         self._driver_since = time.monotonic()

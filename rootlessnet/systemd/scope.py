@@ -4,9 +4,11 @@ A process stays in the cgroup of the unit that started it, and ends with that un
 stopping the service that happened to enter first would take the network from all others (podman
 issue 13153).
 
-    mover = Mover(name)         forks a child that loads the D-Bus code and connects
-    ...                         meanwhile the namespaces are made and the driver starts
-    mover.move(pids, seconds)   asks the child for the scope; a warning, or an empty string
+    mover = Mover(name)     forks a child that loads the D-Bus code and connects
+    ...                     meanwhile the namespaces are made
+    mover.request(pids)     asks for the scope
+    ...                     meanwhile the driver gets ready
+    mover.finish()          a warning, or an empty string
 """
 
 from __future__ import annotations
@@ -63,17 +65,39 @@ class Mover:
         theirs.close()
         self._channel = ours.detach()
 
-    def ask(self, seconds: float = SECONDS) -> str:
+    def probe(self, seconds: float = SECONDS) -> str:
         """Why systemd cannot be asked for a scope, or an empty string; nothing is moved."""
+        self.request([0])
+        answer = self._answer(seconds)
+        self.close()
+        return "" if answer == "ok" else answer
+
+    def request(self, pids: Sequence[int]) -> None:
+        """Ask for the processes to be moved; `finish` tells how it went."""
+        self._pids = list(pids)
         try:
-            answer = self._exchange("0", seconds)
-            return "" if answer == "ok" else answer
+            os.write(self._channel, " ".join(map(str, pids)).encode())
+        except OSError:
+            pass  # the child has died, as the answer will tell
+
+    def finish(self, seconds: float = SECONDS) -> str:
+        """Why they could not all be moved, or an empty string when they are in the scope."""
+        try:
+            answer = self._answer(seconds)
+            if answer != "ok":
+                return answer
+            for pid in self._pids:
+                found = cgroups_of(pid)
+                if not any(path.endswith(f"/{self.unit}") for path in found):
+                    return f"systemd says so, but {pid} is in {' '.join(sorted(found))}"
+            return ""
+        except OSError as error:
+            return reason(error)
         finally:
             self.close()
 
-    def _exchange(self, request: str, seconds: float) -> str:
+    def _answer(self, seconds: float) -> str:
         try:
-            os.write(self._channel, request.encode())
             poll = select.poll()
             poll.register(self._channel, select.POLLIN)
             if not poll.poll(seconds * 1000):
@@ -81,20 +105,6 @@ class Mover:
             return os.read(self._channel, 4096).decode(errors="replace") or "the helper died"
         except OSError as error:
             return reason(error)
-
-    def move(self, pids: Sequence[int], seconds: float = SECONDS) -> str:
-        """Why they could not all be moved, or an empty string when they are in the scope."""
-        try:
-            answer = self._exchange(" ".join(map(str, pids)), seconds)
-            if answer != "ok":
-                return answer
-            for pid in pids:
-                found = cgroups_of(pid)
-                if not any(path.endswith(f"/{self.unit}") for path in found):
-                    return f"systemd says so, but {pid} is in {' '.join(sorted(found))}"
-            return ""
-        finally:
-            self.close()
 
     def close(self) -> None:
         """End the child, whatever it is waiting for."""
