@@ -17,6 +17,7 @@ COMMANDS = {
     "path": "print the path of its network namespace",
     "logs": "show what supervisor and driver said",
     "doctor": "check this machine",
+    "network": "podman's networks: create, list, remove",
     "device": "give network devices away, count, list",
     "install-cni": "link the CNI plugin host-device into a directory",
     "install-units": "put the systemd user units in place",

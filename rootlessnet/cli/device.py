@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rootlessnet.cli import arguments
+from rootlessnet.cli import arguments, table
 from rootlessnet.errors import UsageError
 
 NAME = arguments.Option("name", "the name there; %d is the first free number", metavar="NEW")
@@ -104,7 +104,7 @@ def _stats(argv: list[str]) -> int:
     rows = [["NAME", "", *map(str.upper, counters)]]
     for way in ("rx", "tx"):
         rows.append([name, way, *(str(result[f"{way}_{counter}"]) for counter in counters)])
-    _print_table(rows)
+    table.plain(rows)
     return 0
 
 
@@ -143,12 +143,5 @@ def _ls(argv: list[str]) -> int:
         rows.append(
             [link.name, link.kind or "-", state, str(link.mtu), link.mac or "-", shown or "-"]
         )
-    _print_table(rows)
+    table.plain(rows)
     return 0
-
-
-def _print_table(rows: list[list[str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())

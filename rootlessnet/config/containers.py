@@ -95,6 +95,21 @@ def graphroot() -> tuple[str, str]:
     return _expand(value), source
 
 
+def storage_driver() -> str:
+    """The storage driver that the configuration names; empty when podman would look for one."""
+    name = os.environ.get("STORAGE_DRIVER", "")
+    if not name:
+        chosen = os.environ.get("CONTAINERS_STORAGE_CONF", "")
+        system = "/etc/containers/storage.conf"
+        if not os.path.exists(system):
+            system = "/usr/share/containers/storage.conf"
+        files = [chosen] if chosen else [system]
+        if is_rootless() and not chosen:
+            files.append(f"{config_home()}/containers/storage.conf")
+        name = toml.last_string(files, "storage", "driver")[0]
+    return "overlay" if name == "overlay2" else name
+
+
 def _expand(path: str) -> str:
     """$UID and other variables replaced, and symbolic links resolved when the path exists."""
     path = os.path.expandvars(path.replace("$UID", str(rootless_uid())))

@@ -77,3 +77,16 @@ def last_strings(files: Iterable[str], table: str, key: str) -> tuple[list[str],
             raise Error(f'read {path}: {key} in [{table}] has to be a list of strings, ["..."]')
         found = (value, path)
     return found
+
+
+def last_value(files: Iterable[str], table: str, key: str) -> tuple[Any, str]:
+    """Like last_string, for a value of any type: (None, "") when none has it."""
+    found: tuple[Any, str] = (None, "")
+    for path in files:
+        data = read(path)
+        if not mentions(data, key):
+            continue
+        section = parse(path, data).get(table, {})
+        if isinstance(section, dict) and section.get(key) is not None:
+            found = (section[key], path)
+    return found

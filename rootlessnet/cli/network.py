@@ -1,0 +1,309 @@
+"""rootlessnet network: podman's networks, and the backend that they belong to."""
+
+from __future__ import annotations
+
+from rootlessnet.cli import arguments
+from rootlessnet.errors import Error, Failures, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rootlessnet.networks.network import Network, Subnet
+    from rootlessnet.networks.subnets import Address
+
+Option = arguments.Option
+
+CREATE = (
+    Option("driver", "bridge (default), macvlan or, with CNI, ipvlan", metavar="NAME", short="d"),
+    Option("subnet", "a subnet; may be repeated", metavar="CIDR"),
+    Option("gateway", "the gateway of the subnet in the same place", metavar="IP"),
+    Option("ip-range", "hand out addresses of the subnet from here", metavar="CIDR"),
+    Option("ipv6", "IPv4 and IPv6"),
+    Option("internal", "nothing goes out"),
+    Option("disable-dns", "containers find no others by name"),
+    Option("dns", "name server for the containers (netavark)", metavar="IP"),
+    Option("ipam-driver", "host-local, none or, with CNI, dhcp", metavar="NAME"),
+    Option("opt", "mtu=, vlan=, isolate=, mode=, parent=", metavar="KEY=VALUE", short="o"),
+    Option("label", "a label; may be repeated", metavar="KEY=VALUE"),
+    Option("interface-name", "name of the bridge, or the parent", metavar="NAME"),
+)
+FORCE = Option("force", "do not ask", short="f")
+
+COMMANDS = {
+    "backend": "show which of podman's network backends counts, and why",
+    "create": "make a network; without NAME one is made up",
+    "ls": "show the networks",
+    "inspect": "print networks as podman's JSON",
+    "rm": "remove networks that are not in use",
+    "prune": "remove all networks that are not in use",
+}
+
+
+def main(argv: list[str]) -> int:
+    """`rootlessnet network`: argv is everything but the word network."""
+    # Options may stand before the name of the command too.
+    position = 0
+    while position < len(argv) and argv[position].startswith("-"):
+        position += 2 if argv[position] == "--static-dir" else 1
+    before, rest = argv[:position], argv[position:]
+    if not rest:
+        values, _ = arguments.parse(before, arguments.COMMON)
+        if "help" not in values:
+            raise UsageError("network needs a command: " + ", ".join(COMMANDS))
+        print("usage: rootlessnet network COMMAND [OPTIONS]\n\ncommands:")
+        for name, text in COMMANDS.items():
+            print(f"  {name:<10}{text}")
+        return 0
+    command = {
+        "backend": _backend,
+        "create": _create,
+        "ls": _ls,
+        "inspect": _inspect,
+        "rm": _rm,
+        "prune": _prune,
+    }.get(rest[0])
+    if command is None:
+        raise UsageError(f"unknown command network {rest[0]}")
+    return command([*before, *rest[1:]])
+
+
+def _parse(
+    argv: list[str],
+    usage: str,
+    options: tuple[arguments.Option, ...] = (),
+    least: int = 0,
+    most: int | None = 0,
+) -> tuple[arguments.Values, list[str]] | None:
+    """The values and words of a command, or None when it was asked for help only."""
+    options = (*arguments.COMMON, *options)
+    values, words = arguments.parse(argv, options)
+    name = usage.split()[0]
+    if "help" in values:
+        print(arguments.help_text(f"network {usage}", f"Command: {COMMANDS[name]}.", options))
+        return None
+    if len(words) < least:
+        raise UsageError(f"network {name}: no network is named: network {usage}")
+    arguments.no_words(words[len(words) if most is None else most :])
+    return values, words
+
+
+def _backend(argv: list[str]) -> int:
+    parsed = _parse(argv, "backend [--json]", (arguments.JSON,))
+    if parsed is None:
+        return 0
+    from rootlessnet.networks import backend
+
+    try:
+        choice = backend.choose()
+    except Error as error:
+        raise Error("choose the network backend") from error
+    choice.record()
+    if "json" in parsed[0]:
+        import json
+
+        print(json.dumps(choice.document(), indent=2))
+        return 0
+    print(f"{choice.name}: {choice.reason}")
+    return 0
+
+
+def _create(argv: list[str]) -> int:
+    parsed = _parse(argv, "create [OPTIONS] [NAME]", (*CREATE, arguments.JSON), 0, 1)
+    if parsed is None:
+        return 0
+    values, words = parsed
+    from rootlessnet.networks import api
+
+    attempt = f"create network {words[0]}" if words and words[0] else "create a network"
+    try:
+        made = api.create(_described(values, words[0] if words else ""))
+    except Error as error:
+        raise Error(attempt) from error
+    if "json" in values:
+        _print_json(made.document())
+    else:
+        print(made.name)
+    return 0
+
+
+def _described(values: arguments.Values, name: str) -> Network:
+    """The network that the command line describes. Raises Error."""
+    from rootlessnet.networks.network import Network
+
+    network = Network(
+        name,
+        driver=arguments.last(values, "driver") or "bridge",
+        interface=arguments.last(values, "interface-name"),
+        ipv6="ipv6" in values,
+        internal="internal" in values,
+        dns="disable-dns" not in values,
+        dns_servers=_listed(values, "dns"),
+        labels=_pairs(values, "label", "failed to parse labels"),
+        options=_pairs(values, "opt", "unable to parse options"),
+    )
+    if "ipam-driver" in values:
+        network.ipam_options["driver"] = arguments.last(values, "ipam-driver")
+    if network.driver == "macvlan" and "parent" in network.options:
+        network.interface = network.options.pop("parent")
+    network.subnets = _subnets(values)
+    return network
+
+
+def _listed(values: arguments.Values, name: str) -> list[str]:
+    return [item for value in values.get(name, ()) if value for item in value.split(",")]
+
+
+def _pairs(values: arguments.Values, option: str, attempt: str) -> dict[str, str]:
+    found = {}
+    for text in values.get(option, ()):
+        key, _, value = text.partition("=")
+        if not key:
+            raise Error(f'{attempt}: invalid label format: "{text}"')
+        found[key] = value
+    return found
+
+
+def _subnets(values: arguments.Values) -> list[Subnet]:
+    from rootlessnet.networks import subnets
+    from rootlessnet.networks.network import Subnet
+
+    gateways = [_gateway(text) for text in _listed(values, "gateway")]
+    given, ranges = values.get("subnet", []), values.get("ip-range", [])
+    if not given and (gateways or ranges):
+        raise Error("cannot set gateway or range without subnet")
+    if len(gateways) > len(given):
+        raise Error("cannot set more gateways than subnets")
+    if len(ranges) > len(given):
+        raise Error("cannot set more ranges than subnets")
+    found = []
+    try:
+        for number, text in enumerate(given):
+            item = Subnet(subnets.parse_cidr(text))
+            if number < len(ranges):
+                lease = subnets.parse_cidr(ranges[number])
+                item.start, item.end = subnets.first_address(lease), subnets.last_address(lease)
+            if number < len(gateways):
+                item.gateway = gateways[number]
+            found.append(item)
+    except ValueError as error:
+        raise Error(str(error)) from None
+    return found
+
+
+def _gateway(text: str) -> Address:
+    from rootlessnet.networks import subnets
+
+    try:
+        return subnets.parse_address(text.strip())
+    except ValueError:
+        raise Error(
+            f'invalid argument "{text}" for "--gateway" flag: '
+            f"invalid string being converted to IP address: {text}"
+        ) from None
+
+
+def _ls(argv: list[str]) -> int:
+    quiet = Option("quiet", "print the names only", short="q")
+    parsed = _parse(argv, "ls [--json] [--quiet]", (arguments.JSON, quiet))
+    if parsed is None:
+        return 0
+    from rootlessnet.networks import api
+
+    try:
+        networks = api.list_all()
+    except Error as error:
+        raise Error("list the networks") from error
+    if "json" in parsed[0]:
+        _print_json([network.document() for network in networks], indent=2)
+        return 0
+    if "quiet" in parsed[0]:
+        for network in networks:
+            print(network.name)
+        return 0
+    from rootlessnet.cli import table
+
+    rows = [["NETWORK ID", "NAME", "DRIVER", "INTERFACE", "SUBNETS", "DNS", "INTERNAL"]]
+    for network in networks:
+        shown = " ".join(str(item.subnet) for item in network.subnets)
+        rows.append([network.id[:12], network.name, network.driver, network.interface or "-"])
+        rows[-1] += [shown or "-", _yes(network.dns), _yes(network.internal)]
+    table.show(rows)
+    return 0
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _inspect(argv: list[str]) -> int:
+    parsed = _parse(argv, "inspect NETWORK...", (arguments.JSON,), 1, None)
+    if parsed is None:
+        return 0
+    from rootlessnet.networks import api, definition
+
+    try:
+        networks = {network.name: network for network in api.list_all()}
+    except Error as error:
+        raise Error("inspect networks") from error
+    found, failed = [], []
+    for name in parsed[1]:
+        try:
+            found.append(definition.find(networks, name).document())
+        except Error as error:
+            failed.append(error)
+    _print_json(found)
+    if failed:
+        raise Failures("inspect networks", failed)
+    return 0
+
+
+def _print_json(value: object, indent: int = 5) -> None:
+    from rootlessnet.networks import gojson
+
+    # podman escapes for HTML in `ls` and not in `inspect`.
+    print(gojson.encode(value, indent, for_html=indent != 5))
+
+
+def _rm(argv: list[str]) -> int:
+    parsed = _parse(argv, "rm NETWORK...", (), 1, None)
+    if parsed is None:
+        return 0
+    from rootlessnet.networks import api
+
+    failed = []
+    for name in parsed[1]:
+        try:
+            api.remove(name)
+        except Error as error:
+            failed.append(error)
+        else:
+            print(name)
+    if failed:
+        raise Failures("remove networks", failed)
+    return 0
+
+
+def _prune(argv: list[str]) -> int:
+    parsed = _parse(argv, "prune [--force]", (FORCE, arguments.JSON))
+    if parsed is None:
+        return 0
+    import sys
+
+    from rootlessnet.networks import api
+
+    if "force" not in parsed[0] and sys.stdin.isatty():
+        sys.stderr.write("Remove all networks that no container uses? [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            return 0
+    try:
+        removed = api.prune()
+    except Error as error:
+        raise Error("remove unused networks") from error
+    if "json" in parsed[0]:
+        import json
+
+        print(json.dumps([network.name for network in removed], indent=2))
+        return 0
+    for network in removed:
+        print(network.name)
+    return 0
