@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import RUNTIME, own_processes
+from support import RUNTIME, own_processes, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_TESTBED = Path("/etc/rootlessnet-testbed").exists()
@@ -43,9 +43,13 @@ def nothing_left() -> Iterator[None]:
 
     before = state()
     yield
-    processes, files = state()
-    assert [p for p in processes - before[0] if "rootlessnet" in p or "slirp4netns" in p] == []
-    assert files - before[1] == set()
+
+    def left() -> list[str]:
+        processes, files = state()
+        ours = [p for p in processes - before[0] if "rootlessnet" in p or "slirp4netns" in p]
+        return ours + sorted(files - before[1])
+
+    wait_for("nothing is left", lambda: not left(), 10)
 
 
 def attempt(checkout: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -127,7 +131,9 @@ def test_try_names_what_is_missing_without_apt(
 @pytest.mark.root
 @pytest.mark.usefixtures("nothing_left")
 def test_try_as_root(checkout: Path, environment: dict[str, str]) -> None:
-    check_the_show(attempt(checkout, environment), "root")
+    # A system manager that is busy may take longer than we wait; then there is this one warning.
+    done = attempt(checkout, environment)
+    check_the_show(done, "root", warning="not moved into a systemd scope")
 
 
 @pytest.mark.root
