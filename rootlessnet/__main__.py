@@ -75,10 +75,7 @@ def _run(argv: list[str]) -> int:
     from rootlessnet.cli import arguments
 
     # Options may also stand before the name of the command.
-    position = 0
-    while position < len(argv) and argv[position].startswith("-"):
-        position += 2 if argv[position] == "--static-dir" else 1
-    before, rest = argv[:position], argv[position:]
+    before, rest = arguments.split(argv)
     if before and before[-1] == "--version":
         from importlib.metadata import version
 

@@ -87,6 +87,14 @@ def parse(
     return values, words
 
 
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The common options before the name of a command, and the rest from that name on."""
+    position = 0
+    while position < len(argv) and argv[position].startswith("-"):
+        position += 2 if argv[position] == "--static-dir" else 1
+    return list(argv[:position]), list(argv[position:])
+
+
 def last(values: Values, name: str) -> str:
     """The value of an option that was given last; empty when it was not given."""
     return values.get(name, [""])[-1]

@@ -19,10 +19,7 @@ COMMANDS = {
 def main(argv: list[str]) -> int:
     """`rootlessnet device`: argv is everything but the word device."""
     # Options may stand before the name of the command too.
-    position = 0
-    while position < len(argv) and argv[position].startswith("-"):
-        position += 2 if argv[position] == "--static-dir" else 1
-    before, rest = argv[:position], argv[position:]
+    before, rest = arguments.split(argv)
     if not rest:
         values, _ = arguments.parse(before, arguments.COMMON)
         if "help" not in values:

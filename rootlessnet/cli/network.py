@@ -41,10 +41,7 @@ COMMANDS = {
 def main(argv: list[str]) -> int:
     """`rootlessnet network`: argv is everything but the word network."""
     # Options may stand before the name of the command too.
-    position = 0
-    while position < len(argv) and argv[position].startswith("-"):
-        position += 2 if argv[position] == "--static-dir" else 1
-    before, rest = argv[:position], argv[position:]
+    before, rest = arguments.split(argv)
     if not rest:
         values, _ = arguments.parse(before, arguments.COMMON)
         if "help" not in values:
