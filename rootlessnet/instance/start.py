@@ -51,7 +51,7 @@ def _wait_for_driver(instance: Instance) -> None:
         time.sleep(0.01)
 
 
-_JOIN_SECONDS = 3.0
+JOIN_SECONDS = 3.0
 
 
 def use_and_join(instance: Instance, requested: Requested) -> tuple[int, Holder]:
@@ -60,7 +60,7 @@ def use_and_join(instance: Instance, requested: Requested) -> tuple[int, Holder]
     A holder that was killed is replaced within milliseconds, by the supervisor or, if that was
     killed too, by whoever comes next; so all of it is tried again for a while. Raises Error.
     """
-    deadline = time.monotonic() + _JOIN_SECONDS
+    deadline = time.monotonic() + JOIN_SECONDS
     while True:
         taken = use(instance, requested)
         if os.path.exists(instance.path(state.DEGRADED)):
