@@ -51,7 +51,7 @@ def open_wanted(wanted: Wanted) -> int:
             raise Error("make a network namespace") from error
         if error.errno == errno.EACCES:
             _refuse(attempt)
-        raise Error(f"{attempt}: {error.strerror}") from error
+        raise Error(f"{attempt}: {error.strerror}") from None
     try:
         if wanted.pid and process.start_time(wanted.pid) != wanted.started:
             raise Error(f"--pid {wanted.pid}: the process has ended")
