@@ -208,6 +208,7 @@ def setup(
                 )
             _mark(instance, id)
             _tolerate(lambda: take_down(instance, before))
+        _check_bridges(attachments)
         fd = container_netns.open_wanted(wanted)
         try:
             _name_interfaces(attachments, links.all_of(fd), set())
@@ -244,6 +245,19 @@ def setup(
         trace("container:complete")
         _unmark(instance)
         return record
+
+
+def _check_bridges(attachments: list[Attachment]) -> None:
+    """Raise Error for a network whose bridge would be an interface of another kind: netavark would
+    remove it with the last container, tap0 as well."""
+    present = links.all_of()
+    for each in attachments:
+        found = present.get(each.network.interface)
+        if each.network.driver == "bridge" and found and found.kind != "bridge":
+            raise Error(
+                f"network {each.network.name}: its interface {found.name} is no bridge here",
+                hint="create the network with another --interface-name",
+            )
 
 
 def _tolerate(action: Callable[[], None]) -> None:
@@ -290,7 +304,20 @@ def _attach(
         statuses = runtime(record).setup(container, _work(instance))
         trace("container:attached")
         _take_note(record, names, statuses, path)
+    _keep_addresses(record, names)
     _settle_names(instance, record, names)
+
+
+def _keep_addresses(record: dict[str, Any], names: list[str]) -> None:
+    """Let the bridges keep their MAC addresses when other containers go."""
+    present: dict[str, links.Interface] = {}
+    for name in names:
+        network = record["networks"][name]["network"]
+        if network.get("driver") == "bridge":
+            present = present or links.all_of()
+            bridge = present.get(str(network.get("network_interface", "")))
+            if bridge:
+                links.keep_address(bridge)
 
 
 def _work(instance: Instance) -> str:
@@ -409,6 +436,7 @@ def connect(instance: Instance, id: str, attachment: Attachment, backend: str) -
                 f"container {id} was set up with {record['backend']}, and now {backend} counts",
                 hint="set it up anew",
             )
+        _check_bridges([attachment])
         fd = container_netns.open_again(record)
         if fd is None:
             raise Error(f"the network namespace of container {id} is gone")
@@ -496,6 +524,7 @@ def _reload(instance: Instance, record: dict[str, Any]) -> None:
                 attachment.static_mac = attachment.static_mac or containers.mac(item)
             statuses = runtime(record).reload(container, _work(instance))
             _take_note(record, list(record["networks"]), statuses, path)
+        _keep_addresses(record, list(record["networks"]))
         _settle_names(instance, record, list(record["networks"]))
         publish(instance, record, "add")
     finally:
