@@ -7,8 +7,8 @@ import time
 
 from rootlessnet.cli import arguments
 from rootlessnet.cli.text import printable
-from rootlessnet.errors import Error, complain
-from rootlessnet.instance import lease, lock, named, paths, start, state, view
+from rootlessnet.errors import Error, complain, reason, warn
+from rootlessnet.instance import containers, lease, lock, named, paths, start, state, view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def main(argv: list[str]) -> int:
     for name in chosen:
         _give_back(instance, name, records[name])
     if force:
+        _end_containers(instance)
         _end_processes(instance)
     _kick(instance)
     _wait_until_down(instance)
@@ -64,6 +65,21 @@ def _give_back(instance: Instance, name: str, record: dict[str, object]) -> None
     if isinstance(pid, int) and isinstance(started, int):
         cleanup.end(pid, started, grace=_GRACE)
     named.remove(instance, name)
+
+
+def _end_containers(instance: Instance) -> None:
+    """Take every container down, or at least forget it."""
+    if not containers.names(instance):
+        return
+    from rootlessnet.networks import api
+
+    for id in containers.names(instance):
+        try:
+            api.teardown(id, instance=instance)
+        except Error as error:
+            warn(reason(error))
+            containers.remove(instance, id)
+        complain(f"took down container {printable(id)}")
 
 
 def _end_processes(instance: Instance) -> None:
@@ -99,7 +115,7 @@ def _kick(instance: Instance) -> None:
     try:
         start.heal(instance)
     except Error:
-        if named.records(instance) or view.users(instance):
+        if named.records(instance) or containers.names(instance) or view.users(instance):
             raise
         _clear(instance)
     taken = lease.take(instance)
@@ -123,7 +139,9 @@ def _wait_until_down(instance: Instance) -> None:
     """Return when it is gone, or when it is clear that it stays."""
     deadline = time.monotonic() + _WAIT
     while os.path.lexists(instance.directory):
-        if named.names(instance) or view.users(instance) or _lingers(instance):
+        if named.names(instance) or containers.names(instance) or _lingers(instance):
+            return
+        if view.users(instance):
             return
         if time.monotonic() > deadline:
             raise Error(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rootlessnet.cli import arguments
+from rootlessnet.cli import arguments, tree
 from rootlessnet.cli.text import printable
 from rootlessnet.instance import paths, view
 
@@ -34,7 +34,12 @@ def main(argv: list[str]) -> int:
     elif not documents:
         print("no instance")
     else:
-        print("\n\n".join(describe(document) for document in documents))
+        for number, document in enumerate(documents):
+            if number:
+                print()
+            print(describe(document))
+            if document["driver"] is not None:
+                tree.show(grow(document))
     return 0
 
 
@@ -55,5 +60,41 @@ def describe(document: dict[str, Any]) -> str:
         f"  supervisor  {document['supervisor']['pid'] or 'not running'}",
         f"  leases      {len(document['leases']) or 'none'}",
     ]
-    lines += [f"    {lease['id']:<10}{printable(lease['command'])}" for lease in document["leases"]]
+    lines += [
+        f"    {lease['id']:<10}{printable(lease['command']) or lease['kind']}"
+        for lease in document["leases"]
+    ]
     return "\n".join(lines)
+
+
+def grow(document: dict[str, Any]) -> tree.Node:
+    """How it is connected: host, driver, tap0, bridges, containers, published ports."""
+    import socket
+
+    driver = document["driver"]
+    root = tree.Node(f"host {socket.gethostname()}")
+    tap = root.add(driver["name"]).add(f"tap0 {driver['address']}")
+    bridges: dict[str, tree.Node] = {}
+    for container in document["containers"]:
+        shown = f"{container['id']}" + _unless_ready(container["state"])
+        if not container["networks"]:
+            tap.add(f"{shown} on no network")
+        for name, item in container["networks"].items():
+            bridge = f"{item['bridge'] or '-'} {name}"
+            if bridge not in bridges:
+                bridges[bridge] = tap.add(bridge)
+            node = bridges[bridge].add(" ".join([shown, item["interface"], *item["addresses"]]))
+            _add_ports(node, document, container["id"])
+    _add_ports(tap, document, driver["address"])
+    return root
+
+
+def _unless_ready(state: str) -> str:
+    return "" if state == "ready" else f" ({state})"
+
+
+def _add_ports(node: tree.Node, document: dict[str, Any], target: str) -> None:
+    for port in document["ports"]:
+        if port["target"] == target:
+            here = f"{port['host_ip'] or '*'}:{port['host_port']}"
+            node.add(f"{here} -> {port['port']}/{port['proto']}")

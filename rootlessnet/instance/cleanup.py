@@ -6,7 +6,7 @@ import errno
 import os
 
 from rootlessnet.errors import Failures
-from rootlessnet.instance import state
+from rootlessnet.instance import containers, state
 from rootlessnet.kernel import idmap, libc, process, signals
 
 TYPE_CHECKING = False
@@ -55,6 +55,7 @@ def clear(instance: Instance) -> None:
     holder = state.read_holder(instance)
     if holder:
         steps.append(lambda: _end_holder(holder))
+    steps.append(lambda: containers.remove_pins(instance))
     steps.append(lambda: remove_tree(instance.directory))
     failed: list[BaseException] = []
     for step in steps:

@@ -8,6 +8,7 @@ slirp4netns reads the real resolv.conf. It does nothing on a timer while all is 
     the holder ends             a new one joins the namespaces, which are pinned here
     the host's resolv.conf      changes: so does the one inside
     something inside ends       (watched only while it alone keeps the instance)
+    a container ends            it is taken down (rootlessnet.instance.keeper)
     a signal comes              SIGTERM: end if unused; else go, and leave the rest to a successor
 
 Only an event that is seen again with the lock held counts as the end of use.
@@ -28,8 +29,10 @@ from rootlessnet.drivers.options import Addressing
 from rootlessnet.errors import Error, hint, reason
 from rootlessnet.instance import (
     cleanup,
+    dns,
     follow,
     holder,
+    keeper,
     lease,
     lock,
     logfile,
@@ -202,6 +205,7 @@ class Supervisor:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._mirror = logfile.Mirror(instance.path(state.LOG), instance.name)
+        self._keeper = keeper.Keeper(instance)
 
     # -- making it ---------------------------------------------------------------------------------
 
@@ -283,6 +287,7 @@ class Supervisor:
             if mover:
                 mover.close()
         self._republish()
+        self._keeper.adopt(self.pins)
         trace("adopt:published")
         self._follow()
         self._update_resolv_conf(settled=True)
@@ -534,6 +539,7 @@ class Supervisor:
             self._wake_read,
             self._follower.fd,
             self._mirror.fd,
+            *self._keeper.descriptors(),
             *watched,
         ):
             if fd >= 0:
@@ -553,6 +559,7 @@ class Supervisor:
             self._republish()
         if self._mirror.fd in ready:
             self._mirror.changed()
+        self._keeper.look(ready, self.pins)
         if self._follower.fd in ready and self._follower.changed(now):
             # At once, as the mount over a replaced file is gone by now.
             self._update_resolv_conf(settled=False)
@@ -610,6 +617,10 @@ class Supervisor:
                 return _WAITING
             if lease.has_users(self.reader) or named.names(self.instance):
                 return _USED
+            if self._keeper.has_users():
+                self._keeper.finish_pending()
+                return _USED
+            dns.end(self.instance, self.holder.netns)
             watched += self._keepers()
             if watched:
                 return _WAITING
@@ -655,6 +666,8 @@ class Supervisor:
         try:
             if lease.has_users(self.reader) or look.inside(self.holder):
                 return
+            if self._keeper.has_users():
+                return
         except OSError:
             return
         for pidfd in (self.driver_pidfd, self.holder_pidfd):
@@ -670,7 +683,10 @@ class Supervisor:
         self.holder_pidfd = -1
         say(f"holder {self.holder.pid} has ended")
         if not (
-            lease.has_users(self.reader) or named.names(self.instance) or look.inside(self.holder)
+            lease.has_users(self.reader)
+            or named.names(self.instance)
+            or self._keeper.has_users()
+            or look.inside(self.holder)
         ):
             return False
         self._replace_lost_holder()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from rootlessnet.errors import Error
-from rootlessnet.instance import lease, named, paths, start, state
+from rootlessnet.instance import containers, lease, named, paths, start, state
 from rootlessnet.instance.clock import timestamp
 
 TYPE_CHECKING = False
@@ -61,7 +61,7 @@ def status(instance: Instance) -> dict[str, Any]:
         "linger": record["linger"],
         "leases": leases(instance),
         "ports": [],
-        "containers": [],
+        "containers": [containers.summary(record) for record in containers.records(instance)],
     }
 
 
@@ -126,7 +126,7 @@ def leases(instance: Instance) -> list[dict[str, Any]]:
     for item in found:
         if item["pid"] in foreground:
             item.update(id=foreground[item["pid"]], kind="named")
-    return found
+    return found + containers.leases(instance)
 
 
 def processes(instance: Instance) -> list[dict[str, Any]]:

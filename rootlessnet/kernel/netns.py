@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 # ioctl_nsfs(2)
+NS_GET_USERNS = 0xB701
 NS_GET_NSTYPE = 0xB703
 
 
@@ -40,9 +41,46 @@ def open_path(path: str) -> int:
     return fd
 
 
+def belongs_here(fd: int) -> bool:
+    """Whether the namespace belongs to our user namespace or to one below it: the kernel tells its
+    owner to those alone."""
+    try:
+        os.close(fcntl.ioctl(fd, NS_GET_USERNS))
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise
+        return False
+    return True
+
+
 def open_own() -> int:
     """A descriptor of the network namespace of the calling thread; the caller owns it."""
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def make() -> int:
+    """A descriptor of a new network namespace; the caller owns it, and nothing else keeps it.
+
+    Raises OSError. A thread that ends at once makes it, so that ours stays where it is.
+    """
+    import threading
+
+    made: list[int] = []
+    failures: list[OSError] = []
+
+    def body() -> None:
+        try:
+            libc.unshare(libc.CLONE_NEWNET)
+            made.append(open_own())
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return made[0]
 
 
 def is_same(one: int, other: int) -> bool:

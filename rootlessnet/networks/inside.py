@@ -1,0 +1,144 @@
+"""Do something inside the instance on behalf of a program that stays where it is.
+
+A child joins user, mount and network namespace, does the work and sends back what came of it. It
+shares the caller's lease, so the instance is there until it is done. Signals that end a program
+wait meanwhile: what the child has begun it finishes or undoes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from rootlessnet.errors import Error, hint, reason
+from rootlessnet.instance import lock, start
+from rootlessnet.kernel import namespaces, signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from rootlessnet.instance.paths import Instance
+    from rootlessnet.instance.request import Requested
+
+_CAP_NET_ADMIN = 12
+
+
+def run(
+    instance: Instance,
+    action: Callable[[], Any],
+    *,
+    undo: Callable[[], None] | None = None,
+    requested: Requested | None = None,
+) -> Any:
+    """What the action returns, as it is after a way through JSON; its Error is raised here.
+
+    The instance is made if need be; without `requested` it has to be there already. With undo
+    nothing is left of the work when its caller has gone before the result could be told.
+    """
+    if requested is None:
+        taken = _lease(instance)
+    else:
+        taken = start.use(instance, requested)
+    try:
+        return _run(instance, action, undo)
+    finally:
+        os.close(taken)
+
+
+def _lease(instance: Instance) -> int:
+    """A lease of an instance that runs, or has been left running by a dead supervisor."""
+    from rootlessnet.instance import lease
+    from rootlessnet.instance.request import DEFAULT_TIMEOUT
+
+    start.heal(instance)
+    fd = lock.open_file(instance)
+    try:
+        lock.acquire(fd, lock.SHARED, DEFAULT_TIMEOUT)
+        taken = lease.take(instance)
+    finally:
+        os.close(fd)
+    if taken is None:
+        raise Error(f"use {instance.name}: the instance does not run")
+    return taken
+
+
+def _run(instance: Instance, action: Callable[[], Any], undo: Callable[[], None] | None) -> Any:
+    import json
+
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        # --- child ---
+        try:
+            os.close(read)
+            signals.hold_back()
+            _serve(instance, action, undo, write)
+        finally:
+            os._exit(1)
+    # --- parent ---
+    os.close(write)
+    try:
+        text = bytearray()
+        while chunk := os.read(read, 1 << 16):
+            text += chunk
+    finally:
+        # After an interrupt nobody reads: then the child undoes what it has done.
+        os.close(read)
+    os.waitpid(pid, 0)
+    if not text:
+        raise Error("work inside the instance: the process that did it has died")
+    answer = json.loads(text)
+    if "error" in answer:
+        raise Error(answer["error"], hint=answer["hint"])
+    if "bug" in answer:
+        raise RuntimeError(answer["bug"])
+    return answer["result"]
+
+
+def _serve(
+    instance: Instance, action: Callable[[], Any], undo: Callable[[], None] | None, write: int
+) -> None:
+    import json
+
+    answer: dict[str, Any]
+    try:
+        _join(instance)
+        answer = {"result": action()}
+    except (Error, OSError) as error:
+        undo = None
+        answer = {"error": reason(error), "hint": hint(error)}
+    except Exception:
+        import traceback
+
+        undo = None
+        answer = {"bug": traceback.format_exc()}
+    data = json.dumps(answer).encode()
+    try:
+        while data:
+            data = data[os.write(write, data) :]
+    except BrokenPipeError:
+        if undo:
+            undo()
+    os._exit(0)
+
+
+def _join(instance: Instance) -> None:
+    import time
+
+    # A holder that was killed is replaced within milliseconds.
+    deadline = time.monotonic() + start.JOIN_SECONDS
+    while True:
+        try:
+            start.join(instance)
+            break
+        except ProcessLookupError:
+            if time.monotonic() > deadline:
+                raise Error("join the instance: its holder is gone") from None
+            time.sleep(0.01)
+    if not namespaces.effective_capabilities() >> _CAP_NET_ADMIN & 1:
+        raise Error(
+            "change networks from here",
+            hint="after enter --keep-id only an enter without it has the right to",
+        ) from OSError(errno.EPERM, os.strerror(errno.EPERM))
