@@ -18,6 +18,7 @@ COMMANDS = {
     "logs": "show what supervisor and driver said",
     "doctor": "check this machine",
     "network": "podman's networks: create, list, remove",
+    "port": "publish ports of the host: add, remove, list",
     "device": "give network devices away, count, list",
     "install-cni": "link the CNI plugin host-device into a directory",
     "install-units": "put the systemd user units in place",

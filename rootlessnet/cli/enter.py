@@ -18,6 +18,7 @@ from rootlessnet.kernel import libc, namespaces, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from rootlessnet.instance.paths import Instance
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 OPTIONS = (
     *arguments.COMMON,
     *arguments.CREATE,
+    arguments.PUBLISH,
     arguments.Option("keep-id", "run as your own uid instead of root inside"),
     arguments.Option(
         "listen", "hand over a listening host socket (LISTEN_FDS)", metavar="[IP:]PORT[/udp]"
@@ -53,10 +55,13 @@ def main(argv: list[str]) -> int:
 
         # The name of a socket is what it was asked for by, without the separator of the names.
         sockets = [(text.replace(":", "_"), activation.listen(text)) for text in values["listen"]]
+    publish = None
+    if "publish" in values:
+        publish = _publisher(values["publish"])
     instance = paths.find(arguments.last(values, "static-dir"))
     ids = (os.geteuid(), os.getegid())
     userns = namespaces.inode("self", "user")
-    taken, holder = use_and_join(instance, requested)
+    taken, holder = use_and_join(instance, requested, publish)
     taken = lease.keep_across_exec(taken)
     debug(f"instance {instance.name}, lease on descriptor {taken}")
     environment = _environment(instance, ids, holder.userns != userns, "keep-id" in values)
@@ -127,8 +132,29 @@ def _shell() -> str:
 _JOIN_SECONDS = 3.0
 
 
-def use_and_join(instance: Instance, requested: request.Requested) -> tuple[int, Holder]:
+def _publisher(texts: list[str]) -> Callable[[Instance], None]:
+    """What publishes ports until the last process that has our descriptors has ended."""
+    from rootlessnet.ports import api, rules
+
+    wanted = rules.parse_all(texts)
+    held = -1
+
+    def publish(instance: Instance) -> None:
+        nonlocal held
+        if held < 0:
+            held = lease.keep_across_exec(api.hold(instance, wanted))
+
+    return publish
+
+
+def use_and_join(
+    instance: Instance,
+    requested: request.Requested,
+    before: Callable[[Instance], None] | None = None,
+) -> tuple[int, Holder]:
     """Become a user of the instance and move this process into it: the lease, and the holder.
+
+    before is called in between: with the lease, and still outside.
 
     A holder that was killed is replaced within milliseconds, by the supervisor or, if that was
     killed too, by whoever comes next; so all of it is tried again for a while. Raises Error.
@@ -139,6 +165,8 @@ def use_and_join(instance: Instance, requested: request.Requested) -> tuple[int,
         if os.path.exists(instance.path(state.DEGRADED)):
             _wait_for_driver(instance)
         try:
+            if before:
+                before(instance)
             return taken, join(instance)
         except ProcessLookupError:
             os.close(taken)
