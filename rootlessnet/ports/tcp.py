@@ -14,6 +14,7 @@ import _socket
 import errno
 import select
 import struct
+from functools import partial
 
 from rootlessnet.ports.target import unmapped
 
@@ -225,8 +226,8 @@ class Opening:
             self.sock = sock
             self.loop.watch(sock.fileno(), _OUT, self._answered)
             if keep:
-                self.loop.later(_SNAT_AFTER, lambda: self._unanswered(sock, version, host))
-            self.loop.later(_CONNECT_SECONDS, lambda: self._give_up(sock))
+                self.loop.later(_SNAT_AFTER, partial(self._unanswered, sock, version, host))
+            self.loop.later(_CONNECT_SECONDS, partial(self._give_up, sock))
             return
         reset(self.client)
         self.client.close()

@@ -4,6 +4,10 @@ A flow has a socket inside, bound to the client's address where that is kept, an
 server. Datagrams of the client come by the rule's own socket first; a flow that goes on gets a socket
 at the host too, connected to the client, so that both ways are read and written without an address.
 What is sent back comes from the very address that the client had sent to.
+
+A client on loopback that keeps its address is on loopback inside as well, and there a server that
+listens on all addresses answers from its own loopback address, not from the one that was asked. So
+such a flow is connected only after the first answer, to whom that came from.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import select
 import struct
 import time
 
-from rootlessnet.ports.target import unmapped
+from rootlessnet.ports.target import is_loopback, unmapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,20 +42,44 @@ _IN = select.EPOLLIN
 
 
 class Flow:
-    """One client of one rule."""
+    """One client of one rule. ask is the server's address until the flow is connected to it."""
 
-    __slots__ = ("answer", "count", "host", "inside", "key", "last", "port")
+    __slots__ = ("answer", "ask", "count", "host", "inside", "key", "last", "port")
 
     def __init__(self, port: Port, key: tuple[Any, ...], inside: _socket.socket) -> None:
         self.port = port
         self.key = key
         self.inside = inside
+        self.ask: tuple[str, int] | None = None
         self.host: _socket.socket | None = None
         self.answer: list[tuple[int, int, bytes]] = []
         self.count = 0
         self.last = time.monotonic()
 
+    def send(self, data: memoryview) -> None:
+        """To the server. Raises OSError."""
+        if self.ask:
+            self.inside.sendto(data, self.ask)
+        else:
+            self.inside.send(data)
+
+    def _connect_back(self) -> bool:
+        """Take the first answer for what tells the server's address; False when it is none."""
+        assert self.ask is not None
+        try:
+            _, source = self.inside.recvfrom_into(self.port.loop.buffer, 1, _socket.MSG_PEEK)
+        except OSError:
+            return False
+        if source[1] == self.ask[1] and (source[0] == self.ask[0] or is_loopback(source[0])):
+            self.inside.connect(source)
+            self.ask = None
+            return True
+        self.inside.recv_into(self.port.loop.buffer, 1)
+        return False
+
     def from_server(self, mask: int) -> None:
+        if self.ask and not self._connect_back():
+            return
         loop = self.port.loop
         buffer, view, receive = loop.buffer, loop.view, self.inside.recv_into
         host = self.host
@@ -72,7 +100,7 @@ class Flow:
         """Of a flow with a socket of its own at the host."""
         loop = self.port.loop
         assert self.host is not None
-        buffer, view, receive, send = loop.buffer, loop.view, self.host.recv_into, self.inside.send
+        buffer, view, receive, send = loop.buffer, loop.view, self.host.recv_into, self.send
         try:
             for _ in range(_AT_ONCE):
                 send(view[: receive(buffer, _BUFFER)])
@@ -118,7 +146,7 @@ class Port:
                 if flow.count == _LONG_AFTER:
                     self._settle(flow)
                 try:
-                    flow.inside.send(loop.view[:count])
+                    flow.send(loop.view[:count])
                 except OSError:
                     pass  # refused before: this one is lost, the next will be tried
         except BlockingIOError:
@@ -136,6 +164,8 @@ class Port:
             except OSError:
                 continue
             flow = Flow(self, client, sock)
+            if not _is_connected(sock):
+                flow.ask = (host, self.port)
             flow.answer = _answer(ancillary)
             self.flows[client] = flow
             self.loop.watch(sock.fileno(), _IN, flow.from_server)
@@ -154,7 +184,8 @@ class Port:
             try:
                 if source:
                     sock.bind(source)
-                sock.connect((host, self.port))
+                if source is None or not is_loopback(client[0]):
+                    sock.connect((host, self.port))
                 return sock
             except OSError as error:
                 sock.close()
@@ -208,6 +239,14 @@ class Port:
         self.retarget()
         self.loop.forget(self.sock.fileno(), unregister=True)
         self.sock.close()
+
+
+def _is_connected(sock: _socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _answer(ancillary: list[Any]) -> list[tuple[int, int, bytes]]:
