@@ -19,6 +19,7 @@ COMMANDS = {
     "doctor": "check this machine",
     "network": "podman's networks: create, list, remove",
     "container": "attach containers to networks",
+    "port": "publish ports of the host: add, remove, list",
     "device": "give network devices away, count, list",
     "install-cni": "link the CNI plugin host-device into a directory",
     "install-units": "put the systemd user units in place",

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 from support import Net, own_processes, wait_for
 
-_OURS = ("sleep infinity", "slirp4netns", "/usr/bin/slirp4netns", "rootlessnet ")
+_OURS = (
+    "sleep infinity",
+    "slirp4netns",
+    "/usr/bin/slirp4netns",
+    "rootlessnet ",
+    "rootlessnet: ports",
+)
 
 
 @pytest.fixture

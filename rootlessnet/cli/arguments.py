@@ -39,6 +39,13 @@ CREATE = (
     Option("timeout", "for the instance to be ready (10)", metavar="SECONDS"),
 )
 
+PUBLISH = Option(
+    "publish",
+    "lead ports of the host inside: [IP:][PORT:]PORT[-PORT][/udp]",
+    metavar="RULE",
+    short="p",
+)
+
 Values = dict[str, list[str]]
 
 

@@ -16,6 +16,7 @@ from rootlessnet.kernel import namespaces, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from rootlessnet.instance.paths import Instance
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 OPTIONS = (
     *arguments.COMMON,
     *arguments.CREATE,
+    arguments.PUBLISH,
     arguments.Option("keep-id", "run as your own uid instead of root inside"),
     arguments.Option(
         "listen", "hand over a listening host socket (LISTEN_FDS)", metavar="[IP:]PORT[/udp]"
@@ -50,10 +52,13 @@ def main(argv: list[str]) -> int:
 
         # The name of a socket is what it was asked for by, without the separator of the names.
         sockets = [(text.replace(":", "_"), activation.listen(text)) for text in values["listen"]]
+    publish = None
+    if "publish" in values:
+        publish = _publisher(values["publish"])
     instance = paths.find(arguments.last(values, "static-dir"))
     ids = (os.geteuid(), os.getegid())
     userns = namespaces.inode("self", "user")
-    taken, holder = start.use_and_join(instance, requested)
+    taken, holder = start.use_and_join(instance, requested, publish)
     taken = lease.keep_across_exec(taken)
     debug(f"instance {instance.name}, lease on descriptor {taken}")
     environment = _environment(instance, ids, holder.userns != userns, "keep-id" in values)
@@ -106,6 +111,21 @@ def _shell() -> str:
         except KeyError:
             pass
     return shell or "/bin/sh"
+
+
+def _publisher(texts: list[str]) -> Callable[[Instance], None]:
+    """What publishes ports until the last process that has our descriptors has ended."""
+    from rootlessnet.ports import api, rules
+
+    wanted = rules.parse_all(texts)
+    held = -1
+
+    def publish(instance: Instance) -> None:
+        nonlocal held
+        if held < 0:
+            held = lease.keep_across_exec(api.hold(instance, wanted))
+
+    return publish
 
 
 def _environment(

@@ -27,6 +27,8 @@ def main(argv: list[str]) -> int:
         documents = [view.status(instance) for instance in view.all_instances()]
     else:
         documents = [view.status(paths.find(arguments.last(values, "static-dir")))]
+    for document in documents:
+        document["ports"] = _ports(document)
     if "json" in values:
         import json
 
@@ -41,6 +43,14 @@ def main(argv: list[str]) -> int:
             if document["driver"] is not None:
                 tree.show(grow(document))
     return 0
+
+
+def _ports(document: dict[str, Any]) -> list[dict[str, Any]]:
+    if document["state"] == "down":
+        return []
+    from rootlessnet.ports import api
+
+    return api.listing(paths.Instance(paths.base_directory(), "", document["name"]))
 
 
 def describe(document: dict[str, Any]) -> str:
@@ -60,6 +70,8 @@ def describe(document: dict[str, Any]) -> str:
         f"  supervisor  {document['supervisor']['pid'] or 'not running'}",
         f"  leases      {len(document['leases']) or 'none'}",
     ]
+    if document["ports"]:
+        lines.append(f"  ports       {len(document['ports'])}: rootlessnet port ls")
     lines += [
         f"    {lease['id']:<10}{printable(lease['command']) or lease['kind']}"
         for lease in document["leases"]

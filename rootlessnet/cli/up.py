@@ -13,10 +13,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootlessnet.instance.paths import Instance
     from rootlessnet.instance.request import Requested
+    from rootlessnet.ports.rules import Rule
 
 OPTIONS = (
     *arguments.COMMON,
     *arguments.CREATE,
+    arguments.PUBLISH,
     arguments.Option("name", f"name of the lease ({named.DEFAULT})", metavar="NAME"),
     arguments.Option("foreground", "stay, and give the lease back at SIGTERM (sd_notify)"),
 )
@@ -31,6 +33,11 @@ def main(argv: list[str]) -> int:
     arguments.no_words(words)
     name = arguments.last(values, "name") if "name" in values else named.DEFAULT
     named.check(name)
+    wanted = []
+    if "publish" in values:
+        from rootlessnet.ports import rules
+
+        wanted = rules.parse_all(values["publish"])
     instance = paths.find(arguments.last(values, "static-dir"))
     requested = read_request(values)
     taken = start.use(instance, requested)
@@ -42,10 +49,26 @@ def main(argv: list[str]) -> int:
                 hint="choose another name, or end it: rootlessnet down --name " + name,
             )
         named.add(instance, name, os.getpid())
+        _publish(instance, name, wanted, new=True)
         return _stay(instance, requested, name, taken)
     if record is None:
         named.add(instance, name)
+    _publish(instance, name, wanted, new=record is None)
     return 0
+
+
+def _publish(instance: Instance, name: str, wanted: list[Rule], *, new: bool) -> None:
+    """Publish the rules of the lease; when that fails a new lease is given back."""
+    if not wanted:
+        return
+    from rootlessnet.ports import api
+
+    try:
+        api.add(instance, api.named(name), wanted)
+    except BaseException:
+        if new:
+            named.remove(instance, name)
+        raise
 
 
 def _stay(instance: Instance, requested: Requested, name: str, taken: int) -> int:

@@ -51,12 +51,14 @@ def connect(
     seconds: float,
     waiting: int = -1,
     spawned: Callable[[int], None] = lambda pid: None,
+    api_socket: str = "",
 ) -> int:
     """Start the driver; its pid (a child of ours) once the network works.
 
     exit_pipe is the reading end whose other end keeps it alive; log is its open log file; waiting
     is a pipe to the command that waits for us: when it hangs up nobody wants the driver any more.
-    spawned is called with the pid as soon as there is one, to do something meanwhile.
+    spawned is called with the pid as soon as there is one, to do something meanwhile. api_socket is
+    where it is to be asked for ports, if it is to forward them (port_handler).
     Raises Error with the tail of the log when it died or did not answer.
     """
     deadline = time.monotonic() + seconds
@@ -64,6 +66,8 @@ def connect(
     where = (
         ["--netns-type=path", f"/proc/{target.pid}/ns/net"] if same_userns else [str(target.pid)]
     )
+    if options["port_handler"] == slirp4netns.NAME:
+        where = [*slirp4netns.api_socket(api_socket, features), *where]
     line = slirp4netns.arguments(options, features, where)
     start_of_log = os.fstat(log).st_size
     with _NoDuplicateDetection(target, wanted=bool(options["enable_ipv6"])):

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 NAME = "slirp4netns"
 TAP = "tap0"
 
+API_SOCKET = "slirp4netns.sock"
+"""Where it is asked to forward ports, in the instance's directory, which is private: whoever can
+connect can stop all traffic."""
+
 _READY_FD = 3
 _EXIT_FD = 4
 
@@ -37,6 +41,7 @@ _FEATURES = (
     "--enable-ipv6",
     "--exit-fd",
     "--ready-fd",
+    "--api-socket",
 )
 
 
@@ -132,6 +137,20 @@ def arguments(options: Options, features: Features, target: list[str]) -> list[s
     if "--exit-fd" in has:
         line += ["-e", str(_EXIT_FD)]
     return [*line, *target, TAP]
+
+
+_SUN_PATH = 108
+
+
+def api_socket(path: str, features: Features) -> list[str]:
+    """The arguments for an API socket. Raises Error when there cannot be one."""
+    _require("--api-socket" in features.flags, "port_handler=slirp4netns not supported", features)
+    if len(os.fsencode(path)) >= _SUN_PATH:
+        raise Error(
+            f"-o port_handler=slirp4netns: the path of its socket is too long: {path}",
+            hint="set XDG_RUNTIME_DIR to a shorter one, or leave port_handler away",
+        )
+    return ["--api-socket", path]
 
 
 def _require(supported: bool, message: str, features: Features) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 
 from rootlessnet.errors import Failures
-from rootlessnet.instance import containers, state
+from rootlessnet.instance import containers, portkeeper, state
 from rootlessnet.kernel import idmap, libc, process, signals
 
 TYPE_CHECKING = False
@@ -46,6 +46,9 @@ def clear(instance: Instance) -> None:
     whatever the others do; raises Failures for those that failed.
     """
     steps: list[Callable[[], None]] = []
+    forwarder = portkeeper.read_record(instance)
+    if forwarder:
+        steps.append(lambda: end(*forwarder, grace=0.5))
     record = state.read(instance)
     driver = record.get("driver") if record else None
     if isinstance(driver, dict) and isinstance(driver.get("pid"), int):

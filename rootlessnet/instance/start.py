@@ -13,6 +13,8 @@ from rootlessnet.kernel import libc, namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rootlessnet.instance.paths import Instance
     from rootlessnet.instance.recovery import Left
     from rootlessnet.instance.request import Requested
@@ -54,8 +56,14 @@ def _wait_for_driver(instance: Instance) -> None:
 JOIN_SECONDS = 3.0
 
 
-def use_and_join(instance: Instance, requested: Requested) -> tuple[int, Holder]:
+def use_and_join(
+    instance: Instance,
+    requested: Requested,
+    before: Callable[[Instance], None] | None = None,
+) -> tuple[int, Holder]:
     """Become a user of the instance and move this process into it: the lease, and the holder.
+
+    before is called in between: with the lease, and still outside.
 
     A holder that was killed is replaced within milliseconds, by the supervisor or, if that was
     killed too, by whoever comes next; so all of it is tried again for a while. Raises Error.
@@ -66,6 +74,8 @@ def use_and_join(instance: Instance, requested: Requested) -> tuple[int, Holder]
         if os.path.exists(instance.path(state.DEGRADED)):
             _wait_for_driver(instance)
         try:
+            if before:
+                before(instance)
             return taken, join(instance)
         except ProcessLookupError:
             os.close(taken)

@@ -7,6 +7,8 @@ slirp4netns reads the real resolv.conf. It does nothing on a timer while all is 
     the driver ends             start it again in the living namespace, with back-off
     the holder ends             a new one joins the namespaces, which are pinned here
     the host's resolv.conf      changes: so does the one inside
+    somebody wants a port       start the forwarder (rootlessnet.instance.portkeeper), or start it
+                                again when it ends
     something inside ends       (watched only while it alone keeps the instance)
     a container ends            it is taken down (rootlessnet.instance.keeper)
     a signal comes              SIGTERM: end if unused; else go, and leave the rest to a successor
@@ -39,6 +41,7 @@ from rootlessnet.instance import (
     look,
     mounts,
     named,
+    portkeeper,
     resolvconf,
     state,
 )
@@ -239,6 +242,7 @@ class Supervisor:
             if mover:
                 self._finish_move(mover, report)
                 trace("start:scope")
+            self._keep_ports()
             self._publish("running")
             trace("start:published")
             starting.stay()
@@ -286,6 +290,7 @@ class Supervisor:
         finally:
             if mover:
                 mover.close()
+        self._keep_ports()
         self._republish()
         self._keeper.adopt(self.pins)
         trace("adopt:published")
@@ -335,6 +340,9 @@ class Supervisor:
             ipv6=bool(options["enable_ipv6"]),
             fallback=bool(options["dns_fallback"]),
         )
+
+    def _keep_ports(self) -> None:
+        self._ports = portkeeper.Keeper(self.instance, self._exit_read, self.log)
 
     def _follow(self) -> None:
         self._follower = follow.Follower()
@@ -387,6 +395,7 @@ class Supervisor:
             seconds,
             waiting,
             move,
+            self.instance.path(slirp4netns.API_SOCKET),
         )
         self.driver_pidfd = os.pidfd_open(self.driver_pid)
         self._driver_since = time.monotonic()
@@ -524,6 +533,8 @@ class Supervisor:
             moments.append(_RETRY)
         if self._follower.due:
             moments.append(self._follower.due - now)
+        if self._ports.retry_at:
+            moments.append(self._ports.retry_at - now)
         if unused and not watching:
             left = self._idle_since + self.settings.linger - now
             # Past it we are here only because somebody else holds the lock for a moment.
@@ -540,6 +551,7 @@ class Supervisor:
             self._follower.fd,
             self._mirror.fd,
             *self._keeper.descriptors(),
+            *self._ports.descriptors,
             *watched,
         ):
             if fd >= 0:
@@ -557,6 +569,7 @@ class Supervisor:
             self._restart_driver()
         if self._unpublished:
             self._republish()
+        self._ports.changed(ready)
         if self._mirror.fd in ready:
             self._mirror.changed()
         self._keeper.look(ready, self.pins)
@@ -644,6 +657,7 @@ class Supervisor:
     def _end(self) -> None:
         say("unused: ending")
         trace("end:decided")
+        self._ports.end()
         if self.driver_pid:
             signals.send(self.driver_pidfd, signals.SIGTERM)
             if not process.wait_for(self.driver_pidfd, 0.5):
