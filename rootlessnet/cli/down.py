@@ -8,7 +8,7 @@ import time
 from rootlessnet.cli import arguments
 from rootlessnet.cli.text import printable
 from rootlessnet.errors import Error, complain
-from rootlessnet.instance import lease, lock, named, paths, start, state, view
+from rootlessnet.instance import cni_results, lease, lock, named, paths, start, state, view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
         _give_back(instance, name, records[name])
     if force:
         _end_processes(instance)
+        cni_results.clear(instance)
     _kick(instance)
     _wait_until_down(instance)
     return 0
@@ -123,7 +124,12 @@ def _wait_until_down(instance: Instance) -> None:
     """Return when it is gone, or when it is clear that it stays."""
     deadline = time.monotonic() + _WAIT
     while os.path.lexists(instance.directory):
-        if named.names(instance) or view.users(instance) or _lingers(instance):
+        if (
+            named.names(instance)
+            or view.users(instance)
+            or cni_results.names(instance)
+            or _lingers(instance)
+        ):
             return
         if time.monotonic() > deadline:
             raise Error(

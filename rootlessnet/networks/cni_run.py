@@ -20,7 +20,7 @@ from rootlessnet.config import containers
 from rootlessnet.config import network as config
 from rootlessnet.errors import Error, Failures, reason, warn
 from rootlessnet.networks import cni, cni_list, conflist
-from rootlessnet.networks.cni_runtime import CACHE_DIRECTORY, Runtime
+from rootlessnet.networks.cni_runtime import CACHE_DIRECTORY, Runtime, convert
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,12 +36,6 @@ PROTOCOLS = ("tcp", "udp", "sctp")
 # Plugins that make the interface themselves, and so fail where there is one of that name: later,
 # and after which a DEL would take away what is not ours.
 _MAKERS = ("bridge", "macvlan", "ipvlan", "ptp", "vlan", "host-device")
-
-# What DEL says when the firewall was flushed, which is a reason to reload rather than a failure.
-_FLUSHED = (
-    r"Couldn't load target `CNI-[a-f0-9]{24}':No such file or directory|"
-    r"Chain 'CNI-[a-f0-9]{24}' does not exist"
-)
 
 _HOST_LOCAL = f"{CACHE_DIRECTORY}/networks"
 
@@ -74,7 +68,7 @@ def setup(container: Container, work: str) -> Status:
             )
             done.append(attachment)
             status[attachment.network.name] = status_of(result)
-            attachment.addresses = _addresses(result)
+            attachment.addresses = _addresses(convert(result))
     except BaseException:
         for attachment in reversed(done):
             try:
@@ -87,11 +81,15 @@ def setup(container: Container, work: str) -> Status:
 
 def teardown(container: Container, work: str) -> None:
     """Detach a container from all its networks. See attachment."""
+    _teardown(container, forget=False)
+
+
+def _teardown(container: Container, *, forget: bool) -> None:
     runtime = _runtime()
     failed: list[BaseException] = []
     for attachment in container.attachments:
         try:
-            _detach(runtime, container, attachment)
+            _detach(runtime, container, attachment, forget=forget)
         except (Error, OSError) as error:
             failed.append(error)
     if failed:
@@ -103,8 +101,6 @@ def reload(container: Container, work: str) -> Status:
 
     When it raises, the container is detached from all its networks.
     """
-    import re
-
     runtime = _runtime()
     again = []
     for attachment in container.attachments:
@@ -115,10 +111,9 @@ def reload(container: Container, work: str) -> Status:
     port_mappings(container.port_mappings)
     _validate(container)
     try:
-        teardown(container, work)
+        _teardown(container, forget=True)
     except Error as error:
-        if not re.search(_FLUSHED, reason(error)):
-            warn(reason(error))
+        warn(reason(error))
     given = [(a, a.static_ips, a.static_mac) for a in container.attachments]
     for attachment, interface in again:
         if interface is not None and attachment.network.subnets:
@@ -204,7 +199,8 @@ def load(network: Network) -> NetworkList:
 
 
 def status_of(result: dict[str, Any]) -> Status:
-    """podman's StatusBlock of a result."""
+    """podman's StatusBlock of a result. Raises Error for what is none."""
+    result = convert(result)
     interfaces = {}
     addresses = result.get("ips") or []
     for number, interface in enumerate(result.get("interfaces") or []):
@@ -367,7 +363,9 @@ def _arguments(
     return args, capability_args
 
 
-def _detach(runtime: Runtime, container: Container, attachment: Attachment) -> None:
+def _detach(
+    runtime: Runtime, container: Container, attachment: Attachment, *, forget: bool = False
+) -> None:
     name = attachment.network.name
     entry = runtime.cached(name, container.id, attachment.interface)
     network = None
@@ -388,6 +386,7 @@ def _detach(runtime: Runtime, container: Container, attachment: Attachment) -> N
         name=name,
         args=args,
         capability_args=capability_args,
+        forget=forget,
     )
 
 

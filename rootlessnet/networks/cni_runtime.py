@@ -132,11 +132,13 @@ class Runtime:
         name: str = "",
         args: _Pairs | None = None,
         capability_args: dict[str, Any] | None = None,
+        forget: bool = False,
     ) -> None:
         """Detach a container; it may be repeated, and netns may be gone or empty.
 
         What was remembered counts; network, args and capability_args are for an attachment that
-        nothing is remembered of. Without a network, its name is enough to find what is.
+        nothing is remembered of. Without a network, its name is enough to find what is. When a
+        plugin has failed it is remembered for another try, unless it is to be forgotten.
         """
         endpoint = Endpoint(
             network.name if network else name,
@@ -148,7 +150,12 @@ class Runtime:
         )
         _check_names(endpoint)
         with Lock(self._directory, endpoint.key()) as fd:
-            self._delete(network, endpoint, fd)
+            try:
+                self._delete(network, endpoint, fd)
+            except Error:
+                if forget:
+                    self._forget(endpoint)
+                raise
 
     def check(
         self,
@@ -276,7 +283,7 @@ class Runtime:
         if entry is None or entry.incomplete or not entry.result or not network.speaks("0.4.0"):
             return None
         try:
-            return _convert(entry.result, version)
+            return convert(entry.result, version)
         except Error:
             return None
 
@@ -316,7 +323,7 @@ class Runtime:
                 result = self._call("ADD", network, plugin, endpoint, previous, fd)
                 if result is None:
                     raise Error(f"cni plugin {plugin['type']} failed: it gave no result")
-                previous = _convert(result, version)
+                previous = convert(result, version)
             except Error as error:
                 raise _failed(plugin, "add") from error
             trace(f"cni:add:{plugin['type']}")
@@ -358,7 +365,8 @@ class Runtime:
             try:
                 self._call("DEL", network, plugin, told, previous, fd)
             except Error as error:
-                failed.append(_caused(str(_failed(plugin, "delete")), error))
+                if not _is_flushed(error):
+                    failed.append(_caused(str(_failed(plugin, "delete")), error))
             trace(f"cni:del:{plugin['type']}")
         if failed:
             raise Failures(f"detach {endpoint.container} from {endpoint.network}", failed)
@@ -471,7 +479,7 @@ def _netns_of(endpoint: Endpoint, entry: Entry | None) -> str:
     return ""
 
 
-def _convert(document: Any, version: str) -> dict[str, Any]:
+def convert(document: Any, version: str = "1.0.0") -> dict[str, Any]:
     """A result in a version of the specification. Raises Error."""
     try:
         if isinstance(document, dict) and not document.get("cniVersion"):
@@ -484,6 +492,23 @@ def _convert(document: Any, version: str) -> dict[str, Any]:
         return cni_result.render(result, version)
     except CniError as error:
         raise Error(f"the result cannot be understood: {error.message}") from None
+
+
+def _is_flushed(error: Error) -> bool:
+    """Whether a DEL found no rules to delete any more, which is the last thing it does.
+
+    bridge and ptp fail then, and would at every repetition; podman looks for the same two texts,
+    those of the two kinds of iptables.
+    """
+    import re
+
+    return bool(
+        re.search(
+            r"Couldn't load target `CNI-[a-f0-9]{24}':No such file or directory|"
+            r"Chain 'CNI-[a-f0-9]{24}' does not exist",
+            reason(error),
+        )
+    )
 
 
 def _failed(plugin: Mapping[str, Any], what: str) -> Error:
