@@ -26,7 +26,7 @@ def directory(instance: Instance) -> str:
 
 
 def names(instance: Instance) -> list[str]:
-    """The files that keep the instance; one that is still being written, with a dot, does not."""
+    """The files that keep the instance; one with a dot, of an ADD that has not ended, does not."""
     try:
         return [name for name in os.listdir(directory(instance)) if not name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):

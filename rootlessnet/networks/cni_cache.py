@@ -2,13 +2,14 @@
 
 <cache directory>/results/                        0700
     <network>-<container>-<interface>             0600, JSON: libcni's cachedInfo, cniCacheV1
-    .<network>-<container>-<interface>.new        one that is being written; nobody reads it
+    .<network>-<container>-<interface>            one whose ADD has begun, and not ended yet
+    ..<network>-<container>-<interface>           a file that is being written; nobody reads it
 
-A file is written before the first plugin runs, with `incomplete` and an empty result, and again
-with the result of the last one; it goes after the last DEL. So a runtime that was killed leaves
-something that tells of what it did, and the next ADD, DEL or GC takes it away. libcni ignores the
-two keys that are ours: `incomplete`, and `netnsInode`, by which a path is recognised that has come
-to stand for another network namespace.
+An ADD that begins leaves its mark before the first plugin runs, and the result takes the place of
+it after the last one; all of it goes after the last DEL. So a runtime that was killed leaves
+something that tells of what it did, and the next ADD, DEL or GC takes it away. libcni never looks
+for the mark, and ignores the one key that is ours: `netnsInode`, by which a path is recognised that
+has come to stand for another network namespace.
 
 Dashes are allowed in all three names, so a file counts for an attachment only if its fields say so.
 A file that is empty or damaged counts for the one it is named after: a DEL deletes it.
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 KIND = "cniCacheV1"
 RESULTS = "results"
 _MAX_SIZE = 1 << 24
-_TEMPORARY = ".new"
+_BEGUN = "."
+_TEMPORARY = ".."
 
 
 class Endpoint:
@@ -62,7 +64,10 @@ class Endpoint:
 
 
 class Entry:
-    """A file of the cache that could be read. config is None in one of a libcni before 0.8."""
+    """A file of the cache that could be read.
+
+    config is None in one of a libcni before 0.8; one that is incomplete has no result.
+    """
 
     def __init__(
         self, attachment: Endpoint, config: bytes | None, result: dict[str, Any] | None
@@ -88,15 +93,14 @@ class Cache:
     def __init__(self, directory: str) -> None:
         self.directory = f"{directory}/{RESULTS}"
 
-    def path(self, attachment: Endpoint) -> str:
-        return f"{self.directory}/{attachment.key()}"
-
     def read(self, attachment: Endpoint) -> Entry | None:
         """The entry of an attachment; None when there is none. Raises Damaged, Foreign."""
-        return _read(self.path(attachment), attachment)
+        key = attachment.key()
+        entry = _read(self.directory, key, attachment)
+        return entry or _read(self.directory, _BEGUN + key, attachment)
 
     def write(self, entry: Entry) -> None:
-        """Keep an entry, in the place of an older one. Raises OSError."""
+        """Keep an entry, or the mark of an incomplete one. Raises OSError."""
         import base64
         import json
 
@@ -118,16 +122,22 @@ class Cache:
             document["result"] = entry.result
         if entry.inode:
             document["netnsInode"] = entry.inode
-        if entry.incomplete:
-            document["incomplete"] = True
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         data = json.dumps(document, ensure_ascii=False).encode(errors="surrogateescape")
-        _replace(self.directory, attachment.key(), data)
+        key = attachment.key()
+        _replace(self.directory, _BEGUN + key if entry.incomplete else key, key, data)
+        if not entry.incomplete:
+            trace("cni:cached")
+            self._unlink(_BEGUN + key)
 
     def remove(self, attachment: Endpoint) -> None:
         """Forget an attachment. Raises OSError."""
+        for prefix in ("", _BEGUN, _TEMPORARY):
+            self._unlink(prefix + attachment.key())
+
+    def _unlink(self, name: str) -> None:
         try:
-            os.unlink(self.path(attachment))
+            os.unlink(f"{self.directory}/{name}")
         except FileNotFoundError:
             pass
 
@@ -141,10 +151,10 @@ class Cache:
             raise Error("read the CNI results") from error
         found = []
         for name in names:
-            if name.startswith("."):
+            if name.startswith(_TEMPORARY) or (name[0] == _BEGUN and name[1:] in names):
                 continue
             try:
-                entry = _read(f"{self.directory}/{name}", None)
+                entry = _read(self.directory, name, None)
             except (Damaged, Foreign):
                 continue
             if entry is not None:
@@ -152,8 +162,8 @@ class Cache:
         return found
 
 
-def _replace(directory: str, name: str, data: bytes) -> None:
-    temporary = f"{directory}/.{name}{_TEMPORARY}"
+def _replace(directory: str, name: str, key: str, data: bytes) -> None:
+    temporary = f"{directory}/{_TEMPORARY}{key}"
     fd = os.open(
         temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
     )
@@ -170,9 +180,10 @@ def _replace(directory: str, name: str, data: bytes) -> None:
     os.rename(temporary, f"{directory}/{name}")
 
 
-def _read(path: str, wanted: Endpoint | None) -> Entry | None:
+def _read(directory: str, name: str, wanted: Endpoint | None) -> Entry | None:
     import json
 
+    path = f"{directory}/{name}"
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(fd, "rb") as file:
@@ -192,6 +203,7 @@ def _read(path: str, wanted: Endpoint | None) -> Entry | None:
                 return None
             return Entry(wanted, None, document)
         entry = _entry(document)
+        entry.incomplete = name.startswith(_BEGUN)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Damaged(f"{path}: {error}") from error
     if wanted is not None and not entry.attachment.is_same(wanted):
@@ -218,5 +230,4 @@ def _entry(document: dict[str, Any]) -> Entry:
     entry = Entry(attachment, base64.b64decode(config, validate=True), result)
     inode = document.get("netnsInode", 0)
     entry.inode = inode if isinstance(inode, int) else 0
-    entry.incomplete = document.get("incomplete") is True
     return entry

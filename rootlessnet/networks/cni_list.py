@@ -175,7 +175,7 @@ def _read(path: str) -> bytes:
         with open(fd, "rb") as file:
             data = file.read(_MAX_SIZE + 1)
     except OSError as error:
-        raise Error(f"error reading {path}: {error.strerror}") from error
+        raise Error("error reading the network") from error
     if len(data) > _MAX_SIZE:
         raise Error(f"error reading {path}: larger than {_MAX_SIZE} bytes")
     return data

@@ -325,7 +325,7 @@ def _open(path: str) -> int:
     try:
         return netns.open_path(path)
     except OSError as error:
-        raise Error(f"open the network namespace {path}: {error.strerror}") from error
+        raise Error("open the network namespace") from error
 
 
 def _set_lo_up(path: str) -> None:

@@ -19,7 +19,7 @@ it reads and writes the cache (cni_cache):
     DEL               runs every plugin though one has failed, and keeps the cache then; it uses
                       the configuration and arguments of ADD; a namespace that is gone or that is
                       not the one of ADD any more is the empty path
-    a killed runtime  leaves an incomplete entry, whose remains the next ADD, DEL or GC takes away
+    a killed runtime  leaves the mark of an ADD, whose remains the next ADD, DEL or GC takes away
     a hanging plugin  is killed after `seconds`, with all that it has started
     at the same time  one runtime works on an attachment, and none during GC (cni_lock)
 """
@@ -108,7 +108,7 @@ class Runtime:
                 raise _failed(plugin, "add") from error
         with Lock(self._directory, endpoint.key()) as fd:
             self._clear_remains(endpoint, inode, network, fd)
-            entry = Entry(endpoint, network.data, {"cniVersion": version})
+            entry = Entry(endpoint, network.data, None)
             entry.inode, entry.incomplete = inode, True
             self._write(entry)
             trace("cni:begun")
@@ -441,7 +441,7 @@ def _inode(path: str) -> int:
     try:
         fd = namespaces.open_path(path)
     except OSError as error:
-        raise Error(f"open the network namespace {path}: {error.strerror}") from error
+        raise Error("open the network namespace") from error
     try:
         return os.fstat(fd).st_ino
     finally:
