@@ -238,14 +238,14 @@ def port_mappings(mappings: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if each not in PROTOCOLS:
                 raise Error(f"unknown port protocol {each}")
             for offset in range(max(1, mapping.get("range", 1))):
-                found.append(
-                    {
-                        "hostPort": mapping["host_port"] + offset,
-                        "containerPort": mapping["container_port"] + offset,
-                        "protocol": each,
-                        "hostIP": mapping.get("host_ip", ""),
-                    }
-                )
+                entry = {
+                    "hostPort": mapping["host_port"] + offset,
+                    "containerPort": mapping["container_port"] + offset,
+                    "protocol": each,
+                }
+                if mapping.get("host_ip"):
+                    entry["hostIP"] = mapping["host_ip"]
+                found.append(entry)
     return found
 
 
