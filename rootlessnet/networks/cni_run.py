@@ -44,11 +44,10 @@ def setup(container: Container, work: str) -> Status:
     """Attach a container to all its networks; their status by name. See attachment."""
     ports = port_mappings(container.port_mappings)
     lists = _validate(container)
-    _check_namespace(container, lists)
     runtime = _runtime()
     for network in lists:
-        runtime.validate(network)
-    _set_lo_up(container.netns)
+        runtime.check_present(network)
+    _prepare_namespace(runtime, container, lists)
     status: Status = {}
     done: list[Attachment] = []
     try:
@@ -288,12 +287,30 @@ def _validate(container: Container) -> list[NetworkList]:
     return lists
 
 
-def _check_namespace(container: Container, lists: list[NetworkList]) -> None:
-    """Raise Error for a namespace that is the instance's own or has one of the interfaces."""
-    from rootlessnet.devices.links import Links
-    from rootlessnet.kernel import netns
+def _prepare_namespace(runtime: Runtime, container: Container, lists: list[NetworkList]) -> None:
+    """Bring lo of a container up. Raises Error for a namespace that is the instance's own, or has
+    one of the interfaces that are to be made."""
+    from rootlessnet.kernel import netdevice, netns
 
-    fd = _open(container.netns)
+    wanted = []
+    for attachment, network in zip(container.attachments, lists, strict=True):
+        name = attachment.interface
+        if (
+            network.plugins[0]["type"] in _MAKERS
+            and runtime.cached(network.name, container.id, name) is None
+        ):
+            wanted.append(name)
+
+    def prepare() -> None:
+        for name in wanted:
+            if netdevice.exists(name):
+                raise Error(f"set up {container.id}: it has an interface {name} already")
+        netdevice.set_up("lo")
+
+    try:
+        fd = netns.open_path(container.netns)
+    except OSError as error:
+        raise Error("open the network namespace") from error
     own = netns.open_own()
     try:
         if netns.is_same(fd, own):
@@ -302,41 +319,15 @@ def _check_namespace(container: Container, lists: list[NetworkList]) -> None:
                 "networks are in",
                 hint="a container needs a network namespace of its own",
             )
-        runtime = _runtime()
-        with Links(fd) as links:
-            for attachment, network in zip(container.attachments, lists, strict=True):
-                if network.plugins[0]["type"] not in _MAKERS:
-                    continue
-                entry = runtime.cached(network.name, container.id, attachment.interface)
-                if entry is None and links.get(attachment.interface) is not None:
-                    raise Error(
-                        f"set up {container.id}: it has an interface {attachment.interface} already"
-                    )
+        netns.inside(fd, prepare)
     except OSError as error:
-        raise Error(f"look into {container.netns}") from error
+        raise Error(
+            f"look into {container.netns}",
+            hint="a container has to belong to the user namespace of the instance: start it there",
+        ) from error
     finally:
         os.close(own)
         os.close(fd)
-
-
-def _open(path: str) -> int:
-    from rootlessnet.kernel import netns
-
-    try:
-        return netns.open_path(path)
-    except OSError as error:
-        raise Error("open the network namespace") from error
-
-
-def _set_lo_up(path: str) -> None:
-    from rootlessnet.devices.loopback import Loopback
-    from rootlessnet.devices.place import Place
-
-    try:
-        with Place(_open(path)) as place:
-            Loopback().initialize(place)
-    except OSError as error:
-        raise Error(f"bring lo of {path} up") from error
 
 
 def _arguments(

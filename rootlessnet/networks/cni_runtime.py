@@ -101,11 +101,7 @@ class Runtime:
         _check_names(endpoint)
         version = _version(network)
         inode = _inode(netns)
-        for plugin in network.plugins:
-            try:
-                self._plugins.find(plugin["type"])
-            except Error as error:
-                raise _failed(plugin, "add") from error
+        self.check_present(network)
         with Lock(self._directory, endpoint.key()) as fd:
             self._clear_remains(endpoint, inode, network, fd)
             entry = Entry(endpoint, network.data, None)
@@ -238,6 +234,14 @@ class Runtime:
     def versions(self, kind: str) -> list[str]:
         """The versions of the specification that a plugin speaks."""
         return self._plugins.versions(kind)
+
+    def check_present(self, network: NetworkList) -> None:
+        """Raise Error unless every plugin of a network is there, which is all that is asked."""
+        for plugin in network.plugins:
+            try:
+                self._plugins.find(plugin["type"])
+            except Error as error:
+                raise _failed(plugin, "add") from error
 
     def validate(self, network: NetworkList) -> None:
         """Raise Failures when a plugin of a network is not there or does not speak its version."""
