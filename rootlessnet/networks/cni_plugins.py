@@ -95,7 +95,7 @@ class Plugins:
         if kind not in self._versions:
             path = self.find(kind)
             status, stdout, stderr = self._run(
-                path, "VERSION", b'{"cniVersion":"1.0.0"}', None, _VERSION_SECONDS, -1
+                path, "VERSION", b"{}", None, min(self._seconds, _VERSION_SECONDS), -1
             )
             if status:
                 raise _failure(kind, status, stdout, stderr)
