@@ -8,7 +8,17 @@ import time
 from rootlessnet.cli import arguments
 from rootlessnet.cli.text import printable
 from rootlessnet.errors import Error, complain, reason, warn
-from rootlessnet.instance import containers, lease, lock, named, paths, start, state, view
+from rootlessnet.instance import (
+    cni_results,
+    containers,
+    lease,
+    lock,
+    named,
+    paths,
+    start,
+    state,
+    view,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +63,7 @@ def main(argv: list[str]) -> int:
     if force:
         _end_containers(instance)
         _end_processes(instance)
+        cni_results.clear(instance)
     _kick(instance)
     _wait_until_down(instance)
     return 0
@@ -139,9 +150,13 @@ def _wait_until_down(instance: Instance) -> None:
     """Return when it is gone, or when it is clear that it stays."""
     deadline = time.monotonic() + _WAIT
     while os.path.lexists(instance.directory):
-        if named.names(instance) or containers.names(instance) or _lingers(instance):
-            return
-        if view.users(instance):
+        if (
+            named.names(instance)
+            or containers.names(instance)
+            or view.users(instance)
+            or cni_results.names(instance)
+            or _lingers(instance)
+        ):
             return
         if time.monotonic() > deadline:
             raise Error(

@@ -31,6 +31,7 @@ from rootlessnet.drivers.options import Addressing
 from rootlessnet.errors import Error, hint, reason
 from rootlessnet.instance import (
     cleanup,
+    cni_results,
     dns,
     follow,
     holder,
@@ -644,7 +645,7 @@ class Supervisor:
 
     def _keepers(self) -> list[int]:
         """Descriptors to watch for those who use the instance without a lease."""
-        found = look.watch(look.inside(self.holder))
+        found = look.watch(look.inside(self.holder)) + cni_results.watch(self.instance)
         if self.holder_pidfd < 0 or look.extra_interfaces(self.holder.pid, _USUAL_INTERFACES):
             # Listening begins before the look, so that no change falls between them.
             events = look.link_events(self.pins)
@@ -700,6 +701,7 @@ class Supervisor:
             lease.has_users(self.reader)
             or named.names(self.instance)
             or self._keeper.has_users()
+            or cni_results.names(self.instance)
             or look.inside(self.holder)
         ):
             return False

@@ -1,0 +1,402 @@
+"""Containers on CNI networks, as podman's CNI backend sets them up.
+
+    setup(container, work)      lo up, then each network in turn
+    teardown(container, work)   with the configuration of setup, else with the network's file
+    reload(container, work)     teardown and setup with the same addresses and MAC: what restores
+                                firewall rules and forwarded ports
+    check, collect, is_ready    the commands CHECK, GC and STATUS
+    remove_bridge(network)      what is left of a network in the instance when its file is gone
+
+All of them run inside the instance (rootlessnet.networks.attachment), whose own /var/lib/cni has
+the results. A container's names are told to the plugins as podman does it: `K8S_POD_NAME` and the
+capability `aliases`, for the plugin dnsname.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rootlessnet.config import containers
+from rootlessnet.config import network as config
+from rootlessnet.errors import Error, Failures, reason, warn
+from rootlessnet.networks import cni, cni_list, conflist
+from rootlessnet.networks.cni_runtime import CACHE_DIRECTORY, Runtime, convert
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from rootlessnet.networks.attachment import Attachment, Container, Status
+    from rootlessnet.networks.cni_list import NetworkList
+    from rootlessnet.networks.network import Network
+
+PROTOCOLS = ("tcp", "udp", "sctp")
+
+# Plugins that make the interface themselves, and so fail where there is one of that name: later,
+# and after which a DEL would take away what is not ours.
+_MAKERS = ("bridge", "macvlan", "ipvlan", "ptp", "vlan", "host-device")
+
+_HOST_LOCAL = f"{CACHE_DIRECTORY}/networks"
+
+
+def setup(container: Container, work: str) -> Status:
+    """Attach a container to all its networks; their status by name. See attachment."""
+    ports = port_mappings(container.port_mappings)
+    lists = _validate(container)
+    runtime = _runtime()
+    for network in lists:
+        runtime.check_present(network)
+    _prepare_namespace(runtime, container, lists)
+    status: Status = {}
+    done: list[Attachment] = []
+    try:
+        for attachment, network in zip(container.attachments, lists, strict=True):
+            first = network.plugins[0]
+            capabilities = first.get("capabilities") or {}
+            if attachment.static_ips and not capabilities.get("ips"):
+                network.inject(0, {"capabilities": {**capabilities, "ips": True}})
+            args, capability_args = _arguments(container, attachment, ports)
+            result = runtime.add(
+                network,
+                container.id,
+                container.netns,
+                attachment.interface,
+                args=args,
+                capability_args=capability_args,
+            )
+            done.append(attachment)
+            status[attachment.network.name] = status_of(result)
+            attachment.addresses = _addresses(convert(result))
+    except BaseException:
+        for attachment in reversed(done):
+            try:
+                _detach(runtime, container, attachment)
+            except Error as error:
+                warn(f"undo a failed setup: {reason(error)}")
+        raise
+    return status
+
+
+def teardown(container: Container, work: str) -> None:
+    """Detach a container from all its networks. See attachment."""
+    _teardown(container, forget=False)
+
+
+def _teardown(container: Container, *, forget: bool) -> None:
+    runtime = _runtime()
+    failed: list[BaseException] = []
+    for attachment in container.attachments:
+        try:
+            _detach(runtime, container, attachment, forget=forget)
+        except (Error, OSError) as error:
+            failed.append(error)
+    if failed:
+        raise Failures(f"tear down the network of {container.id}", failed)
+
+
+def reload(container: Container, work: str) -> Status:
+    """Set a container up again with the addresses and the MAC that it has; the new status.
+
+    When it raises, the container is detached from all its networks.
+    """
+    runtime = _runtime()
+    again = []
+    for attachment in container.attachments:
+        entry = runtime.cached(attachment.network.name, container.id, attachment.interface)
+        if entry is not None and entry.result:
+            status = status_of(entry.result)
+            again.append((attachment, status["interfaces"].get(attachment.interface)))
+    port_mappings(container.port_mappings)
+    _validate(container)
+    try:
+        _teardown(container, forget=True)
+    except Error as error:
+        warn(reason(error))
+    given = [(a, a.static_ips, a.static_mac) for a in container.attachments]
+    for attachment, interface in again:
+        if interface is not None and attachment.network.subnets:
+            attachment.static_ips = [s["ipnet"].partition("/")[0] for s in interface["subnets"]]
+        if interface is not None and interface["mac_address"]:
+            attachment.static_mac = interface["mac_address"]
+    try:
+        return setup(container, work)
+    finally:
+        for attachment, ips, mac in given:
+            attachment.static_ips, attachment.static_mac = ips, mac
+
+
+def check(container: Container, work: str) -> None:
+    """Raise Failures unless every attachment is as it was made (CHECK)."""
+    runtime = _runtime()
+    failed: list[BaseException] = []
+    for attachment in container.attachments:
+        try:
+            name = attachment.network.name
+            entry = runtime.cached(name, container.id, attachment.interface)
+            known = entry.config if entry else None
+            network = cni_list.parse(known) if known else load(attachment.network)
+            runtime.check(network, container.id, container.netns, attachment.interface)
+        except Error as error:
+            failed.append(error)
+    if failed:
+        raise Failures(f"check the network of {container.id}", failed)
+
+
+def collect(network: Network, valid: Iterable[tuple[str, str]]) -> None:
+    """Free what is held on a network by others than valid, pairs of container and interface (GC).
+
+    Raises Failures.
+    """
+    _runtime().gc(load(network), valid)
+
+
+def is_ready(network: Network) -> None:
+    """Raise Error unless the plugins of a network say that they are ready (STATUS)."""
+    _runtime().status(load(network))
+
+
+def remove_bridge(network: Network) -> None:
+    """Take the bridge of a network away, and the record of the address it gave away last.
+
+    For a network that nobody uses any more and that is being removed; podman's CNI backend leaves
+    the bridge when the last container goes. A bridge that has ports, or a link of that name that
+    is none, stays. Raises Error.
+    """
+    from rootlessnet.devices.links import Links
+
+    if network.driver == "bridge" and network.interface:
+        try:
+            with Links() as links:
+                link = links.get(network.interface)
+                if (
+                    link is not None
+                    and link.name == network.interface
+                    and link.kind == "bridge"
+                    and not any(other.master == link.index for other in links.all())
+                ):
+                    links.delete(link.index)
+        except OSError as error:
+            raise Error(f"remove the bridge {network.interface}") from error
+    _forget_addresses(network.name)
+
+
+def load(network: Network) -> NetworkList:
+    """The plugins of a network: from its file, or as it is written where it has none. Raises
+    Error."""
+    directory = cni.directory()
+    path = f"{directory}/{cni.file_of(network, directory)}"
+    try:
+        found = cni_list.load_file(path)
+    except Error as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        if network.name != config.default_network():
+            raise Error(f"network {network.name}: network not found") from None
+        found = cni_list.parse(conflist.encode(network).encode())
+    return found
+
+
+def status_of(result: dict[str, Any]) -> Status:
+    """podman's StatusBlock of a result. Raises Error for what is none."""
+    result = convert(result)
+    interfaces = {}
+    addresses = result.get("ips") or []
+    for number, interface in enumerate(result.get("interfaces") or []):
+        if not interface.get("sandbox"):
+            continue  # one of the instance's side
+        subnets = []
+        for address in addresses:
+            if address.get("interface") != number:
+                continue
+            subnet = {"ipnet": address["address"]}
+            if address.get("gateway"):
+                subnet["gateway"] = address["gateway"]
+            subnets.append(subnet)
+        interfaces[interface["name"]] = {
+            "mac_address": interface.get("mac", ""),
+            "subnets": subnets,
+        }
+    dns = result.get("dns") or {}
+    return {
+        "interfaces": interfaces,
+        "dns_server_ips": list(dns.get("nameservers") or ()),
+        "dns_search_domains": list(dns.get("search") or ()),
+    }
+
+
+def port_mappings(mappings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """podman's port mappings as the capability portMappings has them: one entry a port and
+    protocol. Raises Error."""
+    found = []
+    for mapping in mappings:
+        protocol = mapping.get("protocol", "")
+        if not protocol:
+            raise Error("port protocol should not be empty")
+        for each in protocol.split(","):
+            if each not in PROTOCOLS:
+                raise Error(f"unknown port protocol {each}")
+            for offset in range(max(1, mapping.get("range", 1))):
+                entry = {
+                    "hostPort": mapping["host_port"] + offset,
+                    "containerPort": mapping["container_port"] + offset,
+                    "protocol": each,
+                }
+                if mapping.get("host_ip"):
+                    entry["hostIP"] = mapping["host_ip"]
+                found.append(entry)
+    return found
+
+
+def _runtime() -> Runtime:
+    environment = dict(os.environ)
+    if not containers.is_rootless():
+        # dnsname keeps its files there, and the process that cleans up may not have it (podman).
+        environment["XDG_RUNTIME_DIR"] = ""
+    return Runtime(config.cni_plugin_dirs(), environment=environment)
+
+
+def _validate(container: Container) -> list[NetworkList]:
+    """Check what a container asks for; the plugins of its networks. Raises Error."""
+    from rootlessnet.networks import subnets
+
+    if not container.netns:
+        raise Error("namespacePath is empty")
+    if not container.id:
+        raise Error("ContainerID is empty")
+    if not container.attachments:
+        raise Error("must specify at least one network")
+    names = [attachment.interface for attachment in container.attachments]
+    lists = []
+    for attachment in container.attachments:
+        network = attachment.network
+        if not attachment.interface:
+            raise Error(f"interface name on network {network.name} is empty")
+        if names.count(attachment.interface) > 1:
+            raise Error(f"interface {attachment.interface} is asked for on more than one network")
+        for text in attachment.static_ips:
+            try:
+                address = subnets.parse_address(text)
+            except ValueError:
+                raise Error(f"static ip {text} on network {network.name}: no address") from None
+            if not any(address in subnet.subnet for subnet in network.subnets):
+                raise Error(
+                    f"requested static ip {text} not in any subnet on network {network.name}"
+                )
+        lists.append(load(network))
+    return lists
+
+
+def _prepare_namespace(runtime: Runtime, container: Container, lists: list[NetworkList]) -> None:
+    """Bring lo of a container up. Raises Error for a namespace that is the instance's own, or has
+    one of the interfaces that are to be made."""
+    from rootlessnet.kernel import netdevice, netns
+
+    wanted = []
+    for attachment, network in zip(container.attachments, lists, strict=True):
+        name = attachment.interface
+        if (
+            network.plugins[0]["type"] in _MAKERS
+            and runtime.cached(network.name, container.id, name) is None
+        ):
+            wanted.append(name)
+
+    def prepare() -> None:
+        for name in wanted:
+            if netdevice.exists(name):
+                raise Error(f"set up {container.id}: it has an interface {name} already")
+        netdevice.set_up("lo")
+
+    try:
+        fd = netns.open_path(container.netns)
+    except OSError as error:
+        raise Error("open the network namespace") from error
+    own = netns.open_own()
+    try:
+        if netns.is_same(fd, own):
+            raise Error(
+                f"set up {container.id}: {container.netns} is the network namespace that the "
+                "networks are in",
+                hint="a container needs a network namespace of its own",
+            )
+        netns.inside(fd, prepare)
+    except OSError as error:
+        raise Error(
+            f"look into {container.netns}",
+            hint="a container has to belong to the user namespace of the instance: start it there",
+        ) from error
+    finally:
+        os.close(own)
+        os.close(fd)
+
+
+def _arguments(
+    container: Container, attachment: Attachment, ports: list[dict[str, Any]]
+) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """CNI_ARGS and the capability arguments of one attachment, podman's."""
+    args = [("IgnoreUnknown", "1"), ("K8S_POD_NAME", container.name)]
+    for pair in os.environ.get("CNI_ARGS", "").split(";"):
+        key, equals, value = pair.partition("=")
+        if equals:
+            args.append((key, value))
+    if attachment.static_mac:
+        args.append(("MAC", attachment.static_mac))
+    capability_args: dict[str, Any] = {}
+    if len(attachment.static_ips) == 1:
+        # Plugins before 1.0.0 know no other way.
+        args.append(("IP", attachment.static_ips[0]))
+    elif attachment.static_ips:
+        capability_args["ips"] = attachment.static_ips
+    if attachment.aliases:
+        capability_args["aliases"] = {attachment.network.name: attachment.aliases}
+    if ports:
+        capability_args["portMappings"] = ports
+    return args, capability_args
+
+
+def _detach(
+    runtime: Runtime, container: Container, attachment: Attachment, *, forget: bool = False
+) -> None:
+    name = attachment.network.name
+    entry = runtime.cached(name, container.id, attachment.interface)
+    network = None
+    if entry is None or entry.config is None:
+        warn(
+            f"Failed to load cached network config: network {name} not found in CNI cache, "
+            f"falling back to loading network {name} from disk"
+        )
+        network = load(attachment.network)
+    args, capability_args = _arguments(
+        container, attachment, port_mappings(container.port_mappings)
+    )
+    runtime.delete(
+        network,
+        container.id,
+        container.netns,
+        attachment.interface,
+        name=name,
+        args=args,
+        capability_args=capability_args,
+        forget=forget,
+    )
+
+
+def _addresses(result: dict[str, Any]) -> list[str]:
+    return [each["address"].partition("/")[0] for each in result.get("ips") or []]
+
+
+def _forget_addresses(name: str) -> None:
+    """Remove what host-local remembers of a network, unless an address is given away."""
+    from rootlessnet.networks.network import is_name
+
+    directory = f"{_HOST_LOCAL}/{name}"
+    if not is_name(name) or not os.path.isdir(directory):
+        return
+    try:
+        names = os.listdir(directory)
+        if all(each == "lock" or each.startswith("last_reserved_ip.") for each in names):
+            for each in names:
+                os.unlink(f"{directory}/{each}")
+            os.rmdir(directory)
+    except OSError as error:
+        raise Error(f"remove {directory}") from error
