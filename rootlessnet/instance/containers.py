@@ -2,7 +2,8 @@
 
 `containers/<id>` is a JSON record, written by rootlessnet.networks.containers under a lock:
 
-    id, since, hostname, backend, publish
+    id, since, hostname, backend
+    publish     [proto, host_ip, host_port, port, count] of each rule (rootlessnet.ports.rules)
     phase       "setup" or "teardown" while that goes on, "reload", else "ready"
     netns       path; dev, inode: which it is; kind: "new" (made by us), "pid" (a process's, pinned
                 by us) or "path"; pid, started: a process whose namespace it is, for kind "pid"
@@ -109,13 +110,18 @@ def _is_whole(record: Any) -> bool:
     netns = record["netns"]
     return (
         all(isinstance(record[key], str) for key in ("id", "since", "backend", "phase", "hostname"))
-        and isinstance(record["publish"], list)
+        and all(_is_rule(fields) for fields in record["publish"])
         and isinstance(netns["path"], str)
         and netns["kind"] in (NEW, PID, PATH)
         and all(isinstance(netns[key], int) for key in ("dev", "inode"))
         and all(isinstance(netns[key], int | None) for key in ("pid", "started"))
         and all(_is_attachment(item) for item in record["networks"].values())
     )
+
+
+def _is_rule(fields: Any) -> bool:
+    kinds = (str, str, int, int, int)
+    return len(fields) == len(kinds) and all(map(isinstance, fields, kinds))
 
 
 def _is_attachment(item: Any) -> bool:
@@ -196,8 +202,22 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
         "hostname": record["hostname"],
         "backend": record["backend"],
         "networks": networks,
-        "publish": record["publish"],
+        "ports": ports(record),
     }
+
+
+def ports(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each published port, as in the `ports` of `status --json` but for the target."""
+    return [
+        {
+            "proto": proto,
+            "host_ip": host_ip,
+            "host_port": host_port + number if host_port else 0,
+            "port": port + number,
+        }
+        for proto, host_ip, host_port, port, count in record["publish"]
+        for number in range(count)
+    ]
 
 
 def _interfaces(item: dict[str, Any]) -> dict[str, Any]:

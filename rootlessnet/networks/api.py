@@ -212,7 +212,7 @@ def setup(
     pid: int = 0,
     netns: str = "",
     hostname: str = "",
-    publish: Iterable[Any] = (),
+    publish: Iterable[str] = (),
     instance: Instance | None = None,
     requested: Requested | None = None,
 ) -> dict[str, Any]:
@@ -220,7 +220,8 @@ def setup(
     (rootlessnet.instance.containers).
 
     Which network namespace: a new one, that of a process, or that of a path; one of the three.
-    The instance is started if need be, with what is requested of it.
+    publish has rules as `-p` takes them. The instance is started if need be, with what is requested
+    of it.
     """
     from rootlessnet.instance.request import Requested
     from rootlessnet.networks import connection, container_netns, containers, inside
@@ -235,7 +236,7 @@ def setup(
     chosen = list(networks) or [connection.Connection(_default_name())]
     choice, attachments = _attachments(chosen)
     where = instance or paths.find()
-    publications = list(publish)
+    publications = _publications(publish)
     result: dict[str, Any] = inside.run(
         where,
         lambda: containers.setup(
@@ -251,6 +252,16 @@ def setup(
         requested=requested or Requested(),
     )
     return result
+
+
+def _publications(texts: Iterable[str]) -> list[list[Any]]:
+    """Rules as a container's record has them, as far as they can be checked by themselves."""
+    wanted = list(texts)
+    if not wanted:
+        return []
+    from rootlessnet.ports import rules
+
+    return [rule.as_list() for rule in rules.parse_all(wanted)]
 
 
 def teardown(id: str, *, instance: Instance | None = None) -> None:

@@ -75,3 +75,10 @@ class Container:
 Status = dict[str, "Any"]
 """podman's StatusBlock: {"interfaces": {NAME: {"mac_address": …, "subnets": [{"ipnet": "A/N",
 "gateway": …}]}}, "dns_server_ips": […], "dns_search_domains": […]}."""
+
+
+def hashed(id: str) -> str:
+    """64 hexadecimal digits that are no part of another container's."""
+    from hashlib import sha256
+
+    return sha256(id.encode()).hexdigest()

@@ -8,8 +8,8 @@ the lock and finds the file knows that somebody was killed, and finishes (`Sessi
     teardown, disconnect        finished
     reload                      done again
 
-Order of a setup: record, namespace, addresses, interfaces, published ports, record complete. A
-teardown goes the other way, through all steps whatever becomes of them.
+Order of a setup: record, namespace, ports of the host taken, addresses, interfaces, ports lead
+there, record complete. A teardown goes the other way, through all steps whatever becomes of them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from rootlessnet.errors import Error, Failures, debug, reason, warn
 from rootlessnet.instance import containers, dns, lock, state
 from rootlessnet.kernel import links, netns, process
 from rootlessnet.kernel.trace import trace
-from rootlessnet.networks import aardvark, addresses, container_netns, netavark
-from rootlessnet.networks.attachment import Attachment, Container
+from rootlessnet.networks import aardvark, addresses, cni, container_netns, netavark, published
+from rootlessnet.networks.attachment import Attachment, Container, hashed
 from rootlessnet.networks.network import from_document
 
 TYPE_CHECKING = False
@@ -150,7 +150,16 @@ def _container(record: dict[str, Any], path: str, names: list[str] | None = None
             attachments.append(_attachment(record["networks"][name]))
         except ValueError as error:
             warn(f"container {record['id']}: network {name}: {error}")
-    return Container(record["id"], path, attachments, hostname=record["hostname"])
+    return _as_container(record, path, attachments)
+
+
+def _as_container(record: dict[str, Any], path: str, attachments: list[Attachment]) -> Container:
+    id = record["id"]
+    if record["backend"] == cni.NAME and not id.replace("_", "").isalnum():
+        # Not every id of ours is one for CNI plugins; and in the names of their results a dash
+        # separates.
+        id = hashed(id)
+    return Container(id, path, attachments, name=record["id"], hostname=record["hostname"])
 
 
 class _Namespace:
@@ -175,11 +184,6 @@ class _Namespace:
     def __exit__(self, *_: object) -> None:
         if self._fd is not None:
             os.close(self._fd)
-
-
-def publish(instance: Instance, record: dict[str, Any], action: str) -> None:
-    """The one place where published ports follow a container: action is "add" after a setup,
-    "retarget" after its addresses changed, "remove" before it goes. They belong to record["id"]."""
 
 
 # -- set up ----------------------------------------------------------------------------------------
@@ -231,9 +235,12 @@ def setup(
                 if wanted.kind != containers.PATH:
                     container_netns.bind(record["netns"]["path"], fd)
                     trace("container:pinned")
+                if publications:
+                    published.reserve(record)
+                    trace("container:published")
+                    containers.write(instance, record)
                 _attach(instance, record, list(record["networks"]), attachments)
-                publish(instance, record, "add")
-                trace("container:published")
+                published.follow(record)
                 record["phase"] = containers.READY
                 containers.write(instance, record)
             except BaseException:
@@ -300,7 +307,7 @@ def _attach(
     with _Namespace(record) as path:
         if not path:
             raise Error(f"the network namespace of container {record['id']} is gone")
-        container = Container(record["id"], path, attachments, hostname=record["hostname"])
+        container = _as_container(record, path, attachments)
         statuses = runtime(record).setup(container, _work(instance))
         trace("container:attached")
         _take_note(record, names, statuses, path)
@@ -387,7 +394,7 @@ def take_down(instance: Instance, record: dict[str, Any]) -> None:
         record["phase"] = containers.TEARDOWN
         step(lambda: containers.write(instance, record))
     trace("container:ending")
-    step(lambda: publish(instance, record, "remove"))
+    step(lambda: published.withdraw(record))
     if record["networks"]:
         step(lambda: _run_teardown(instance, record, list(record["networks"])))
     trace("container:detached")
@@ -451,7 +458,7 @@ def connect(instance: Instance, id: str, attachment: Attachment, backend: str) -
             containers.write(instance, record)
             trace("connect:recorded")
             _attach(instance, record, [name], [attachment])
-            publish(instance, record, "retarget")
+            published.follow(record)
             containers.write(instance, record)
         except BaseException:
             _tolerate(lambda: _detach(instance, record, name))
@@ -490,7 +497,7 @@ def _detach(instance: Instance, record: dict[str, Any], name: str) -> None:
     step(lambda: _run_teardown(instance, record, [name]))
     step(lambda: addresses.free(instance, record["id"], name))
     del record["networks"][name]
-    step(lambda: publish(instance, record, "retarget"))
+    step(lambda: published.follow(record))
     step(lambda: containers.write(instance, record))
     if failed:
         raise Failures(f"disconnect container {record['id']} from network {name}", failed)
@@ -526,7 +533,7 @@ def _reload(instance: Instance, record: dict[str, Any]) -> None:
             _take_note(record, list(record["networks"]), statuses, path)
         _keep_addresses(record, list(record["networks"]))
         _settle_names(instance, record, list(record["networks"]))
-        publish(instance, record, "add")
+        published.follow(record)
     finally:
         # Also when that failed: it is a container still, and the next reload may mend it.
         record["phase"] = containers.READY

@@ -23,6 +23,9 @@ def settings(record: dict[str, Any]) -> dict[str, Any]:
         )
     found = _empty()
     found["SandboxKey"] = record["netns"]["path"]
+    for port in containers.ports(record):
+        there = found["Ports"].setdefault(f"{port['port']}/{port['proto']}", [])
+        there.append({"HostIp": port["host_ip"], "HostPort": str(port["host_port"])})
     for name, item in sorted(record["networks"].items()):
         part = _addresses(containers.subnets(item))
         part.update(

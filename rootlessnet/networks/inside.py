@@ -3,6 +3,9 @@
 A child joins user, mount and network namespace, does the work and sends back what came of it. It
 shares the caller's lease, so the instance is there until it is done. Signals that end a program
 wait meanwhile: what the child has begun it finishes or undoes.
+
+Ports of the host are not published from inside. So the child asks its parent, which has stayed
+where it was, to do that (`outside`), and is answered when it is done.
 """
 
 from __future__ import annotations
@@ -64,28 +67,88 @@ def _lease(instance: Instance) -> int:
     return taken
 
 
+_parent: tuple[int, int] | None = None
+"""In the child: where the parent is asked, and where it answers."""
+
+_QUESTION = b"?"
+
+
+def outside(request: dict[str, Any]) -> Any:
+    """What `published.answer` returns for a request in the process outside. Raises its Error; also
+    when that process has gone."""
+    import json
+
+    assert _parent is not None
+    ask, hear = _parent
+    try:
+        _write_all(ask, _QUESTION + json.dumps(request).encode() + b"\n")
+        text = bytearray()
+        while not text.endswith(b"\n"):
+            chunk = os.read(hear, 1 << 16)
+            if not chunk:
+                raise BrokenPipeError
+            text += chunk
+    except BrokenPipeError:
+        raise Error("publish ports: the command that asked for it has gone") from None
+    answer = json.loads(text)
+    if "error" in answer:
+        raise Error(answer["error"], hint=answer["hint"])
+    return answer["result"]
+
+
+def _answer(instance: Instance, request: bytes) -> bytes:
+    import json
+
+    from rootlessnet.networks import published
+
+    answer: dict[str, Any]
+    try:
+        answer = {"result": published.answer(instance, json.loads(request))}
+    except (Error, OSError) as error:
+        answer = {"error": reason(error), "hint": hint(error)}
+    return json.dumps(answer).encode() + b"\n"
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
 def _run(instance: Instance, action: Callable[[], Any], undo: Callable[[], None] | None) -> Any:
+    global _parent
     import json
 
     read, write = os.pipe()
+    hear, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         # --- child ---
         try:
             os.close(read)
+            os.close(tell)
             signals.hold_back()
+            _parent = (write, hear)
             _serve(instance, action, undo, write)
         finally:
             os._exit(1)
     # --- parent ---
     os.close(write)
+    os.close(hear)
     try:
         text = bytearray()
         while chunk := os.read(read, 1 << 16):
             text += chunk
+            if text.startswith(_QUESTION) and text.endswith(b"\n"):
+                answer_text = _answer(instance, bytes(text[1:]))
+                text.clear()
+                try:
+                    _write_all(tell, answer_text)
+                except BrokenPipeError:
+                    continue  # it is dead, as the next read tells
     finally:
-        # After an interrupt nobody reads: then the child undoes what it has done.
+        # After an interrupt nobody reads or answers: then the child undoes what it has done.
         os.close(read)
+        os.close(tell)
     os.waitpid(pid, 0)
     if not text:
         raise Error("work inside the instance: the process that did it has died")
@@ -114,10 +177,8 @@ def _serve(
 
         undo = None
         answer = {"bug": traceback.format_exc()}
-    data = json.dumps(answer).encode()
     try:
-        while data:
-            data = data[os.write(write, data) :]
+        _write_all(write, json.dumps(answer).encode())
     except BrokenPipeError:
         if undo:
             undo()

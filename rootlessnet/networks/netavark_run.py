@@ -23,6 +23,7 @@ import os
 from rootlessnet.config import network as config
 from rootlessnet.errors import Error, Failures, debug
 from rootlessnet.kernel import links, netns, process, spawn
+from rootlessnet.networks.attachment import hashed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,13 +170,6 @@ def options(container: Container, attachments: Iterable[Attachment]) -> dict[str
     if mappings:
         found["port_mappings"] = mappings
     return found
-
-
-def hashed(id: str) -> str:
-    """64 hexadecimal digits that are no part of another container's."""
-    from hashlib import sha256
-
-    return sha256(id.encode()).hexdigest()
 
 
 def _single(mapping: dict[str, Any]) -> Iterable[dict[str, Any]]:

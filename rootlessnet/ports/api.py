@@ -5,8 +5,8 @@
     api.retarget(instance, "container:ID", target)    its addresses are others now
     api.remove(instance, "container:ID")              no more
 
-The owner says when rules go: "user" when they are removed, "container:ID" likewise, "named:NAME" with
-that named lease, and those of `hold` with the last process that has its descriptor. Without a target
+The owner says when rules go: "user" when they are removed, "container:ID" and "named:NAME" with the
+record of that container or named lease, and those of `hold` with the last process that has its descriptor. Without a target
 a rule leads to the instance's own address. The listing needs no forwarder.
 """
 
@@ -46,7 +46,8 @@ def named(name: str) -> str:
 
 def behind_bridge(identity: str, v4: str, v6: str, netns: str = "") -> Target:
     """Where a container's rules lead: its addresses ("" where it has none) and, if it is known, the
-    path of its network namespace as the host's mount namespace has it."""
+    path of its network namespace inside the instance. Without addresses they lead nowhere: TCP
+    is refused."""
     return Target(v4, v6, local=False, name=identity, netns=netns)
 
 

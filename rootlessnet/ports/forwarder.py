@@ -7,7 +7,8 @@
 
 It is started by the supervisor (rootlessnet.instance.portkeeper) and lives in the host's namespaces.
 Rules are recorded before they are reported as made, so its successor has them all; what has an owner
-goes when the owner does: a lease's fifo hangs up, a named lease's record is removed.
+goes when the owner does: a lease's fifo hangs up, the record of a named lease or a container is
+removed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import time
 
 from rootlessnet.errors import Error, hint, reason
-from rootlessnet.instance import named, paths, portkeeper, state
+from rootlessnet.instance import containers, named, paths, portkeeper, state
 from rootlessnet.instance.logfile import say
 from rootlessnet.kernel import inotify, libc, signals
 from rootlessnet.kernel.namespaces import Pins
@@ -125,6 +126,7 @@ class Forwarder:
         self._leases_watch = self._leases.add(
             instance.path(state.LEASES), inotify.IN_DELETE | inotify.IN_MOVED_FROM
         )
+        self._containers_watch = -1
         self._directory_watch = self._leases.add(instance.directory, inotify.IN_MOVED_TO | _IN_OPEN)
         self._slirp = slirp.Api(instance) if self._handler == "slirp4netns" else None
         for record in files.read(instance):
@@ -298,6 +300,10 @@ class Forwarder:
         """A sock_diag socket of a namespace. Raises OSError."""
         import errno
 
+        if path:
+            # What is mounted inside is seen by whoever comes by way of a process inside.
+            holder = state.read_holder(self.instance)
+            path = f"/proc/{holder.pid if holder else 0}/root{path}"
         self._helper_channel.send(f"{pool.DIAG} 1 {path}".rstrip().encode())
         _, fds = pool.receive(self._helper_channel, 1)
         if not fds:
@@ -489,6 +495,8 @@ class Forwarder:
             return files.is_held(self.instance, owner)
         if kind == files.NAMED:
             return name in named.records(self.instance)
+        if kind == files.CONTAINER:
+            return os.path.lexists(containers.path(self.instance, name))
         return True
 
     def _watch_owner(self, owner: str) -> None:
@@ -499,6 +507,10 @@ class Forwarder:
                 os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC,
             )
             self._fifos[fd] = owner
+        if owner.startswith(files.CONTAINER + ":") and self._containers_watch < 0:
+            self._containers_watch = self._leases.add(
+                self.instance.path(containers.DIRECTORY), inotify.IN_DELETE
+            )
 
     def _drop_dead(self) -> None:
         """Withdraw what belongs to nobody any more."""
@@ -776,7 +788,7 @@ class Forwarder:
 
     def _files_changed(self) -> None:
         for watch, mask, name in self._leases.read():
-            if watch == self._leases_watch:
+            if watch in (self._leases_watch, self._containers_watch):
                 self._drop_dead()
             elif name == state.STATE:
                 self._instance_changed()

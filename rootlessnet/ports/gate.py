@@ -181,9 +181,11 @@ class Gate:
         self._shut = [group for group in self._gated if not all(group.open)]
 
     def _listens(self, group: Group, index: int) -> bool:
+        addresses = [each for each in (group.target.v4, group.target.v6) if each]
+        if not addresses:
+            return False
         place = self._places.get(group.target.netns)
         if place is None:
             return True
         port = group.rule.port + index
-        addresses = (group.target.v4, group.target.v6)
-        return any(address and place.diag.is_listening(address, port) for address in addresses)
+        return any(place.diag.is_listening(address, port) for address in addresses)

@@ -17,8 +17,8 @@ class Target:
 
     local: they are the network namespace's own, not those of a container behind a bridge. keep4 and
     keep6: whether the server is to see the client's own address. name is what people are shown. netns
-    is the path of the container's network namespace, where it is known: then the host's port listens
-    only while something in it does. group is the forwarder's number for it.
+    is the path of the container's network namespace inside the instance, where it is known: then the
+    host's port listens only while something in it does. group is the forwarder's number for it.
     """
 
     __slots__ = ("group", "keep4", "keep6", "local", "name", "netns", "v4", "v6")
