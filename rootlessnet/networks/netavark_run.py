@@ -22,6 +22,7 @@ import os
 
 from rootlessnet.config import network as config
 from rootlessnet.errors import Error, Failures, debug
+from rootlessnet.instance.paths import sha256
 from rootlessnet.kernel import links, netns, process, spawn
 
 TYPE_CHECKING = False
@@ -173,9 +174,7 @@ def options(container: Container, attachments: Iterable[Attachment]) -> dict[str
 
 def hashed(id: str) -> str:
     """64 hexadecimal digits that are no part of another container's."""
-    from hashlib import sha256
-
-    return sha256(id.encode()).hexdigest()
+    return sha256(id)
 
 
 def _single(mapping: dict[str, Any]) -> Iterable[dict[str, Any]]:
