@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from container_support import OUTSIDE, Lab, holder_of_a_namespace
-from support import kill, wait_for
+from support import is_alive, kill, wait_for
 
 LAB = ("lab", "--subnet", "10.99.0.0/24")
 
@@ -223,8 +223,10 @@ def test_all_is_free_after_everything_was_killed(lab: Lab) -> None:
     lab.setup("c", "--network", "lab")
     pids = lab.pids()
     server = int((lab.directory / "root/networks/aardvark-dns/aardvark.pid").read_text())
-    for pid in (pids["supervisor"], pids["driver"], pids["holder"], server):
+    for pid in (pids["supervisor"], pids["driver"], pids["holder"]):
         kill(pid)
+    assert lab.status()["state"] == "down"
+    wait_for("the name server is ended", lambda: not is_alive(server))
     again = lab.setup("c", "--network", "lab")
     assert again["Networks"]["lab"]["IPAddress"] == "10.99.0.2"
     assert lab.fetch("c", f"http://{OUTSIDE}/") == "the internet"

@@ -25,7 +25,12 @@ SETUP = (
         "a network (the default one), with ip=, ip6=, mac=, alias=, interface_name=",
         metavar="NAME[:KEY=VALUE,...]",
     ),
-    Option("publish", "publish a port", metavar="[[IP:]PORT:]PORT[/PROTO]", short="p"),
+    Option(
+        "publish",
+        "lead ports of the host to it: [IP:][PORT:]PORT[-PORT][/udp]",
+        metavar="RULE",
+        short="p",
+    ),
     Option("hostname", "a name by which others find it", metavar="NAME"),
     *arguments.CREATE,
     arguments.JSON,
@@ -283,10 +288,13 @@ def _ls(argv: list[str]) -> int:
         for each in found:
             print(each["id"])
         return 0
+    from rootlessnet.cli import published
+
     for each in found:
         each["addresses"] = [
             text for item in each["networks"].values() for text in item["addresses"]
         ]
+        each["ports"] = published.lines(each["ports"], "->")
     if "format" in values:
         from rootlessnet.cli import template
 
@@ -295,9 +303,10 @@ def _ls(argv: list[str]) -> int:
         return 0
     from rootlessnet.cli import table
 
-    rows = [["ID", "NETWORKS", "ADDRESSES", "STATE", "SINCE"]]
+    rows = [["ID", "NETWORKS", "ADDRESSES", "PORTS", "STATE", "SINCE"]]
     for each in found:
-        rows.append([each["id"], " ".join(each["networks"]) or "-"])
-        rows[-1] += [" ".join(each["addresses"]) or "-", each["state"], each["since"] or "-"]
+        shown = (each["networks"], each["addresses"], each["ports"])
+        rows.append([each["id"], *(" ".join(words) or "-" for words in shown)])
+        rows[-1] += [each["state"], each["since"] or "-"]
     table.show(rows)
     return 0

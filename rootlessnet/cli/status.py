@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rootlessnet.cli import arguments, tree
+from rootlessnet.cli import arguments, published, tree
 from rootlessnet.cli.text import printable
 from rootlessnet.instance import paths, view
 
@@ -96,7 +96,8 @@ def grow(document: dict[str, Any]) -> tree.Node:
             if bridge not in bridges:
                 bridges[bridge] = tap.add(bridge)
             node = bridges[bridge].add(" ".join([shown, item["interface"], *item["addresses"]]))
-            _add_ports(node, document, container["id"])
+            if name == next(iter(container["networks"])):
+                _add_ports(node, document, container["id"])
     _add_ports(tap, document, driver["address"])
     return root
 
@@ -106,7 +107,6 @@ def _unless_ready(state: str) -> str:
 
 
 def _add_ports(node: tree.Node, document: dict[str, Any], target: str) -> None:
-    for port in document["ports"]:
-        if port["target"] == target:
-            here = f"{port['host_ip'] or '*'}:{port['host_port']}"
-            node.add(f"{here} -> {port['port']}/{port['proto']}")
+    here = [port for port in document["ports"] if port["target"] == target]
+    for line in published.lines(here, " -> "):
+        node.add(line)

@@ -6,7 +6,7 @@ import errno
 import os
 
 from rootlessnet.errors import Failures
-from rootlessnet.instance import containers, portkeeper, state
+from rootlessnet.instance import containers, dns, portkeeper, state
 from rootlessnet.kernel import idmap, libc, process, signals
 
 TYPE_CHECKING = False
@@ -57,6 +57,7 @@ def clear(instance: Instance) -> None:
             steps.append(lambda: end(pid, started, grace=0.5))
     holder = state.read_holder(instance)
     if holder:
+        steps.append(lambda: dns.end(instance, holder.netns))
         steps.append(lambda: _end_holder(holder))
     steps.append(lambda: containers.remove_pins(instance))
     steps.append(lambda: remove_tree(instance.directory))

@@ -1,14 +1,14 @@
 """The name server of container networks, as far as an instance has to know it.
 
-It is a process in the network namespace that uses nothing: without containers it is not a user but
-a leftover, and is ended.
+It is a process in the network namespace that belongs to the instance, as the driver does: it is no
+user, and ends with the instance at the latest.
 """
 
 from __future__ import annotations
 
 import os
 
-from rootlessnet.kernel import signals
+from rootlessnet.kernel import process, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,15 +28,25 @@ def pid_file(work: str) -> str:
     return f"{work}/{PROGRAM}/aardvark.pid"
 
 
+def is_server(pid: int, work: str = "") -> bool:
+    """Whether the process is a server that we started: of this work directory, or of any."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = os.fsdecode(file.read(8192)).split("\0")
+    except OSError:
+        return False
+    if os.path.basename(words[0]) != PROGRAM or "--config" not in words[:-1]:
+        return False
+    directory = words[words.index("--config") + 1]
+    return directory == f"{work}/{PROGRAM}" if work else directory.endswith(f"/{_WORK}/{PROGRAM}")
+
+
 def running(work: str, netns: int) -> int | None:
-    """The pid of the server that runs in the network namespace with this inode number."""
+    """The pid in the pid file, if that is a server in the network namespace with this inode."""
     try:
         with open(pid_file(work), "rb") as file:
             pid = int(file.read(32))
-        with open(f"/proc/{pid}/comm", "rb") as file:
-            name = file.read().strip()
-        # The kernel keeps 15 bytes of a name.
-        if name == PROGRAM.encode()[:15] and os.stat(f"/proc/{pid}/ns/net").st_ino == netns:
+        if os.stat(f"/proc/{pid}/ns/net").st_ino == netns and is_server(pid, work):
             return pid
     except (OSError, ValueError):
         pass
@@ -44,17 +54,17 @@ def running(work: str, netns: int) -> int | None:
 
 
 def end(instance: Instance, netns: int) -> None:
-    """End a server that has outlived the last container."""
+    """End every server of this instance in the network namespace. Its files may be gone."""
     work = work_directory(instance)
-    pid = running(work, netns)
-    if pid is None:
-        return
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        if running(work, netns) == pid:
-            signals.send(pidfd, signals.SIGTERM)
-    finally:
-        os.close(pidfd)
+    for pid in process.inside_netns(netns):
+        if not is_server(pid, work):
+            continue
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if is_server(pid, work):
+                signals.send(pidfd, signals.SIGKILL)
+        finally:
+            os.close(pidfd)

@@ -634,7 +634,6 @@ class Supervisor:
             if self._keeper.has_users():
                 self._keeper.finish_pending()
                 return _USED
-            dns.end(self.instance, self.holder.netns)
             watched += self._keepers()
             if watched:
                 return _WAITING
@@ -664,6 +663,7 @@ class Supervisor:
             if not process.wait_for(self.driver_pidfd, 0.5):
                 signals.send(self.driver_pidfd, signals.SIGKILL)
         trace("end:driver")
+        dns.end(self.instance, self.holder.netns)
         # By what we know ourselves: the record may be damaged.
         if self.holder_pidfd >= 0:
             signals.send(self.holder_pidfd, signals.SIGKILL)

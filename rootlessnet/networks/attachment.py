@@ -14,6 +14,8 @@ its rootless netns' Do. `work` is a directory of the instance for their own file
 
 from __future__ import annotations
 
+from rootlessnet.instance.paths import sha256
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -79,6 +81,4 @@ Status = dict[str, "Any"]
 
 def hashed(id: str) -> str:
     """64 hexadecimal digits that are no part of another container's."""
-    from hashlib import sha256
-
-    return sha256(id.encode()).hexdigest()
+    return sha256(id)

@@ -7,10 +7,10 @@
 These run inside, with the containers' lock held, and have nothing to do for a container without
 ports. The forwarder is asked by `answer`, in the process outside (rootlessnet.networks.inside).
 
-Ports lead straight to the container: netavark and the CNI plugins are told nothing of them, so there
-is no second address translation, and a container is not reached by published ports of the host from
-inside the instance. When the record of a container is gone its ports go too, whoever removed it: the
-forwarder watches the records. So a withdrawal that cannot be told to it is none that is lost.
+Ports lead straight to the container: netavark and the CNI plugins are told nothing of them, so
+there is no second address translation, and inside the instance a container is not reached by its
+ports of the host. When the record of a container is gone its ports go too, whoever removed it: the
+forwarder watches the records. So a withdrawal that cannot be told to it is not lost.
 """
 
 from __future__ import annotations
