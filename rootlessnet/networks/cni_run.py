@@ -249,11 +249,17 @@ def port_mappings(mappings: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _runtime() -> Runtime:
-    environment = dict(os.environ)
+    environment = {**os.environ, "PATH": _path()}
     if not containers.is_rootless():
         # dnsname keeps its files there, and the process that cleans up may not have it (podman).
         environment["XDG_RUNTIME_DIR"] = ""
     return Runtime(config.cni_plugin_dirs(), environment=environment)
+
+
+def _path() -> str:
+    """PATH as podman has it for its plugins, which look for iptables."""
+    path = os.environ.get("PATH") or os.defpath
+    return path if "/usr/sbin" in path.split(":") else f"{path}:/usr/sbin"
 
 
 def _validate(container: Container) -> list[NetworkList]:

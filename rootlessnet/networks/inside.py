@@ -188,6 +188,7 @@ def _serve(
 def _join(instance: Instance) -> None:
     import time
 
+    uid, gid, userns = os.geteuid(), os.getegid(), namespaces.inode("self", "user")
     # A holder that was killed is replaced within milliseconds.
     deadline = time.monotonic() + start.JOIN_SECONDS
     while True:
@@ -198,6 +199,10 @@ def _join(instance: Instance) -> None:
             if time.monotonic() > deadline:
                 raise Error("join the instance: its holder is gone") from None
             time.sleep(0.01)
+    if namespaces.inode("self", "user") != userns:
+        # Here the user is root, but podman's configuration is the user's still.
+        os.environ["_CONTAINERS_ROOTLESS_UID"] = str(uid)
+        os.environ["_CONTAINERS_ROOTLESS_GID"] = str(gid)
     if not namespaces.effective_capabilities() >> _CAP_NET_ADMIN & 1:
         raise Error(
             "change networks from here",
