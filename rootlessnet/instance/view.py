@@ -137,7 +137,7 @@ def processes(instance: Instance) -> list[dict[str, Any]]:
     if holder is None:
         return []
     pids = set(lease.holders(instance))
-    return _describe(look.inside(holder), pids)
+    return _describe(instance, look.inside(holder), pids)
 
 
 def users(instance: Instance) -> list[dict[str, Any]]:
@@ -147,12 +147,14 @@ def users(instance: Instance) -> list[dict[str, Any]]:
     holder = state.read_holder(instance)
     pids = set(lease.holders(instance))
     inside = set(look.inside(holder)) if holder else set()
-    return _describe(sorted(pids | inside), pids)
+    return _describe(instance, sorted(pids | inside), pids)
 
 
-def _describe(chosen: list[int], with_lease: set[int]) -> list[dict[str, Any]]:
+def _describe(instance: Instance, chosen: list[int], with_lease: set[int]) -> list[dict[str, Any]]:
     import psutil
 
+    record = state.read(instance)
+    supervisor = record["supervisor"]["pid"] if record else None
     found = []
     for pid in chosen:
         if pid == os.getpid():
@@ -162,6 +164,8 @@ def _describe(chosen: list[int], with_lease: set[int]) -> list[dict[str, Any]]:
             with process.oneshot():
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue
+                if process.ppid() == supervisor and process.name() == _OWN_NAME:
+                    continue  # a copy of it that has a look around
                 found.append(
                     {
                         "pid": pid,
@@ -175,6 +179,9 @@ def _describe(chosen: list[int], with_lease: set[int]) -> list[dict[str, Any]]:
         except psutil.Error:
             continue
     return found
+
+
+_OWN_NAME = "rootlessnet"
 
 
 def command_line(process: Any) -> str:

@@ -100,7 +100,7 @@ def remove(name: str, *, force: bool = False) -> Network:
             )
         choice.record()
         _remove_file(choice, network)
-    _remove_bridge(network)
+    _remove_bridge(choice, network)
     return network
 
 
@@ -130,7 +130,18 @@ def _instances() -> list[Instance]:
     return view.all_instances()
 
 
-def _remove_bridge(network: Network) -> None:
+def _remove_bridge_here(choice: backend.Choice, network: Network) -> None:
+    from rootlessnet.networks import bridge, cni
+
+    if choice.name == cni.NAME:
+        from rootlessnet.networks import cni_run
+
+        cni_run.remove_bridge(network)
+    else:
+        bridge.remove_unused(network.interface)
+
+
+def _remove_bridge(choice: backend.Choice, network: Network) -> None:
     """Remove its bridge, which CNI's plugin leaves, from instances in which nothing is on it."""
     if network.driver != "bridge" or not network.interface:
         return
@@ -139,9 +150,11 @@ def _remove_bridge(network: Network) -> None:
     for instance in _instances():
         try:
             if bridge.is_in(instance, network.interface):
-                inside.run(instance, lambda: bridge.remove_unused(network.interface))
+                inside.run(instance, lambda: _remove_bridge_here(choice, network))
         except (Error, OSError) as error:
-            warn(f"remove bridge {network.interface}: {reason(error)}")
+            # The instance may have ended just now, and the bridge with it.
+            if bridge.is_in(instance, network.interface):
+                warn(f"remove bridge {network.interface}: {reason(error)}")
 
 
 def prune() -> list[Network]:
@@ -161,7 +174,7 @@ def prune() -> list[Network]:
                 continue
             removed.append(network)
     for network in removed:
-        _remove_bridge(network)
+        _remove_bridge(choice, network)
     return removed
 
 

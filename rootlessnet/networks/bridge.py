@@ -23,16 +23,11 @@ def is_in(instance: Instance, name: str) -> bool:
 
 def remove_unused(name: str) -> None:
     """Remove a bridge on which nothing is; called inside. Raises OSError."""
-    from rootlessnet.devices import netlink
     from rootlessnet.devices.links import Links
 
     with Links() as links:
         found = links.get(name)
-        if found is None or found.kind != "bridge":
+        if found is None or found.name != name or found.kind != "bridge":
             return
-        if any(link.master == found.index for link in links.all()):
-            return
-    message = netlink.messages().ifinfmsg()
-    message["index"] = found.index
-    with netlink.Netlink() as own:
-        own.request(message, netlink.RTM_DELLINK)
+        if not any(link.master == found.index for link in links.all()):
+            links.delete(found.index)

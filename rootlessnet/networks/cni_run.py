@@ -163,19 +163,11 @@ def remove_bridge(network: Network) -> None:
     the bridge when the last container goes. A bridge that has ports, or a link of that name that
     is none, stays. Raises Error.
     """
-    from rootlessnet.devices.links import Links
+    from rootlessnet.networks import bridge
 
     if network.driver == "bridge" and network.interface:
         try:
-            with Links() as links:
-                link = links.get(network.interface)
-                if (
-                    link is not None
-                    and link.name == network.interface
-                    and link.kind == "bridge"
-                    and not any(other.master == link.index for other in links.all())
-                ):
-                    links.delete(link.index)
+            bridge.remove_unused(network.interface)
         except OSError as error:
             raise Error(f"remove the bridge {network.interface}") from error
     _forget_addresses(network.name)
