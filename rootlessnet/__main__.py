@@ -21,6 +21,7 @@ COMMANDS = {
     "container": "attach containers to networks",
     "port": "publish ports of the host: add, remove, list",
     "device": "give network devices away, count, list",
+    "oci-hook": "connect the containers of an OCI runtime (runc, crun)",
     "install-cni": "link the CNI plugin host-device into a directory",
     "install-units": "put the systemd user units in place",
 }

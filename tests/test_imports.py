@@ -42,6 +42,7 @@ LAYERS = [
     "ports",
     "devices",
     "networks",
+    "tools",
     "cli",
 ]
 
