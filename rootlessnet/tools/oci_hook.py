@@ -280,6 +280,9 @@ def _create(current: State, instance: Instance) -> None:
         return
     from rootlessnet.devices import oci
     from rootlessnet.networks import api
+    from rootlessnet.tools import oci_resolv
+
+    oci_resolv.prepare(current)
 
     def attach() -> None:
         api.setup(

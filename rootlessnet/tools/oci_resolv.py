@@ -5,7 +5,8 @@ is not its root yet. So paths below it are opened component by component without
 which could lead anywhere on the host. The file that is mounted is on a tmpfs of its own, which
 nobody reaches by any other path.
 
-A bundle that mounts an /etc/resolv.conf of its own keeps it; one without /etc gets none.
+A bundle that mounts an /etc/resolv.conf of its own keeps it; one without /etc gets none. Where the
+file is missing an empty one is made, by `prepare`, since crun has made the root read-only by then.
 """
 
 from __future__ import annotations
@@ -39,12 +40,32 @@ def mount(current: State) -> None:
         )
     if any(_is_there(each) for each in current.config.get("mounts") or ()):
         return
-    root = current.config.get("root")
-    path = root.get("path", "rootfs") if isinstance(root, dict) else "rootfs"
     try:
-        _mount(os.path.join(current.bundle, path), _text(*found))
+        _mount(_root(current), _text(*found))
     except OSError as error:
         warn(f"container {current.id}: {_FILE} is not that of its networks: {error.strerror}")
+
+
+def prepare(current: State) -> None:
+    """At an earlier stage, in the runtime's namespaces: see that there is a file to mount on, if it
+    is going to be."""
+    hooks = current.config.get("hooks")
+    later = hooks.get("createContainer") if isinstance(hooks, dict) else None
+    if not any(
+        isinstance(each, dict) and "oci-hook" in each.get("args", ()) for each in later or ()
+    ):
+        return
+    try:
+        for fd in _open(_root(current)):
+            os.close(fd)
+    except OSError as error:
+        debug(f"/etc/resolv.conf of the bundle: {error.strerror}")
+
+
+def _root(current: State) -> str:
+    root = current.config.get("root")
+    path = root.get("path") if isinstance(root, dict) else None
+    return os.path.join(current.bundle, path if isinstance(path, str) else "rootfs")
 
 
 def _find(id: str) -> tuple[Instance, dict[str, Any]] | None:
@@ -85,27 +106,39 @@ def _mount(root: str, text: str) -> None:
     """Mount a file with that text. Raises OSError."""
     import errno
 
-    if not text:
-        return
-    fds = [os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
+    fds = _open(root)
     try:
-        try:
-            fds.append(os.open("etc", _NOFOLLOW | os.O_DIRECTORY, dir_fd=fds[0]))
-        except FileNotFoundError:
-            debug("the container has no /etc")
+        if not text or not fds:
             return
-        try:
-            fds.append(os.open("resolv.conf", _NOFOLLOW, dir_fd=fds[1]))
-        except FileNotFoundError:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-            os.close(os.open("resolv.conf", flags, 0o644, dir_fd=fds[1]))
-            fds.append(os.open("resolv.conf", _NOFOLLOW, dir_fd=fds[1]))
-        if not stat.S_ISREG(os.fstat(fds[2]).st_mode):
+        if not stat.S_ISREG(os.fstat(fds[1]).st_mode):
             raise OSError(errno.ELOOP, "it is a link, or no file")
-        _cover(fds[1], fds[2], text)
+        _cover(*fds, text)
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def _open(root: str) -> list[int]:
+    """Descriptors of /etc and of its resolv.conf, which is made if need be; none without /etc.
+    Raises OSError."""
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        directory = os.open("etc", _NOFOLLOW | os.O_DIRECTORY, dir_fd=top)
+    except FileNotFoundError:
+        return []
+    finally:
+        os.close(top)
+    try:
+        try:
+            file = os.open("resolv.conf", _NOFOLLOW, dir_fd=directory)
+        except FileNotFoundError:
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+            os.close(os.open("resolv.conf", flags, 0o644, dir_fd=directory))
+            file = os.open("resolv.conf", _NOFOLLOW, dir_fd=directory)
+    except BaseException:
+        os.close(directory)
+        raise
+    return [directory, file]
 
 
 def _cover(directory: int, file: int, text: str) -> None:
