@@ -338,6 +338,44 @@ def test_teardown_of_what_is_gone_damaged_or_done(lab: Lab) -> None:
     assert lab.warnings == warning * 2
 
 
+def test_what_a_plugin_fails_to_delete_does_not_keep_the_instance(lab: Lab) -> None:
+    ipam = {"type": "host-local", "ranges": [[{"subnet": "10.80.13.0/24"}]]}
+    lab.conflist("lab", {"type": "bridge", "bridge": "labbr", "ipam": ipam}, {"type": "rn-late"})
+    plugins = lab.home.path / "plugins"
+    plugins.mkdir()
+    late = plugins / "rn-late"
+    late.write_text(
+        "#!/bin/sh\ncase $CNI_COMMAND in\n"
+        'VERSION) echo \'{"cniVersion": "0.4.0", "supportedVersions": ["0.4.0"]}\';;\n'
+        f"ADD) {sys.executable} -c 'import json, sys; "
+        'print(json.dumps(json.load(sys.stdin)["prevResult"]))\';;\n'
+        "DEL) echo broken >&2; exit 1\nesac\n"
+    )
+    late.chmod(0o755)
+    lab.home.configure(f'network_backend = "cni"\ncni_plugin_dirs = ["{plugins}", "/usr/lib/cni"]')
+    answered = lab.run(
+        """
+        one, two = box("one", on("lab")), box("two", on("lab"))
+        answer(cni_run.setup, one, "")
+        answer(cni_run.setup, two, "")
+        answer(cni_run.teardown, one, "")
+        tell([held("lab"), links(one), results()])
+        # Nobody knows any more what two was attached to.
+        answer(cni_run.teardown, Container("two", two.netns, []), "")
+        tell([held("lab"), links(two), results()])
+        """
+    )
+    broken = 'plugin type="rn-late" failed (delete): cni plugin rn-late failed: broken'
+    for number, name in ((2, "one"), (4, "two")):
+        assert answered[number] == (
+            f"error: tear down the network of {name}: detach {name} from lab: {broken}"
+        )
+    marks = [".lab-one-eth0", ".lab-two-eth0"]
+    assert answered[3] == [["10.80.13.3"], {"lo": []}, [marks[0], "lab-two-eth0"]]
+    assert answered[5] == [[], {"lo": []}, marks]
+    lab.net.wait_until_down()
+
+
 def test_the_bridge_goes_with_its_network(lab: Lab) -> None:
     lab.home.run("create", "lab", "--subnet", "10.80.8.0/24", "--interface-name", "labbr")
     answered = lab.run(

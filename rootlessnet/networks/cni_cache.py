@@ -2,7 +2,8 @@
 
 <cache directory>/results/                        0700
     <network>-<container>-<interface>             0600, JSON: libcni's cachedInfo, cniCacheV1
-    .<network>-<container>-<interface>            one whose ADD has begun, and not ended yet
+    .<network>-<container>-<interface>            a mark: an ADD has begun and not ended, or a DEL
+                                                  has failed and nobody may come again
     ..<network>-<container>-<interface>           a file that is being written; nobody reads it
 
 An ADD that begins leaves its mark before the first plugin runs, and the result takes the place of
@@ -66,7 +67,7 @@ class Endpoint:
 class Entry:
     """A file of the cache that could be read.
 
-    config is None in one of a libcni before 0.8; one that is incomplete has no result.
+    config is None in one of a libcni before 0.8; incomplete is what is a mark.
     """
 
     def __init__(
@@ -129,6 +130,14 @@ class Cache:
         if not entry.incomplete:
             trace("cni:cached")
             self._unlink(_BEGUN + key)
+
+    def demote(self, attachment: Endpoint) -> None:
+        """Turn the entry of an attachment into a mark. Raises OSError."""
+        key = attachment.key()
+        try:
+            os.rename(f"{self.directory}/{key}", f"{self.directory}/{_BEGUN}{key}")
+        except FileNotFoundError:
+            pass
 
     def remove(self, attachment: Endpoint) -> None:
         """Forget an attachment. Raises OSError."""

@@ -79,18 +79,32 @@ def setup(container: Container, work: str) -> Status:
 
 
 def teardown(container: Container, work: str) -> None:
-    """Detach a container from all its networks. See attachment."""
-    _teardown(container, forget=False)
+    """Detach a container from all its networks. See attachment.
 
-
-def _teardown(container: Container, *, forget: bool) -> None:
+    One without attachments, as when nobody remembers them, is detached from all that the results
+    tell of. What a plugin has failed to delete does not keep the instance.
+    """
     runtime = _runtime()
     failed: list[BaseException] = []
     for attachment in container.attachments:
         try:
-            _detach(runtime, container, attachment, forget=forget)
+            _detach(runtime, container, attachment)
         except (Error, OSError) as error:
             failed.append(error)
+    if not container.attachments:
+        for entry in runtime.attached(container.id):
+            known = entry.attachment
+            try:
+                runtime.delete(
+                    None,
+                    known.container,
+                    container.netns,
+                    known.interface,
+                    name=known.network,
+                    give_up=True,
+                )
+            except (Error, OSError) as error:
+                failed.append(error)
     if failed:
         raise Failures(f"tear down the network of {container.id}", failed)
 
@@ -110,7 +124,7 @@ def reload(container: Container, work: str) -> Status:
     port_mappings(container.port_mappings)
     _validate(container)
     try:
-        _teardown(container, forget=True)
+        teardown(container, work)
     except Error as error:
         warn(reason(error))
     given = [(a, a.static_ips, a.static_mac) for a in container.attachments]
@@ -354,9 +368,7 @@ def _arguments(
     return args, capability_args
 
 
-def _detach(
-    runtime: Runtime, container: Container, attachment: Attachment, *, forget: bool = False
-) -> None:
+def _detach(runtime: Runtime, container: Container, attachment: Attachment) -> None:
     name = attachment.network.name
     entry = runtime.cached(name, container.id, attachment.interface)
     network = None
@@ -377,7 +389,7 @@ def _detach(
         name=name,
         args=args,
         capability_args=capability_args,
-        forget=forget,
+        give_up=True,
     )
 
 

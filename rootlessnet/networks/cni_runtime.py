@@ -128,13 +128,14 @@ class Runtime:
         name: str = "",
         args: _Pairs | None = None,
         capability_args: dict[str, Any] | None = None,
-        forget: bool = False,
+        give_up: bool = False,
     ) -> None:
         """Detach a container; it may be repeated, and netns may be gone or empty.
 
         What was remembered counts; network, args and capability_args are for an attachment that
         nothing is remembered of. Without a network, its name is enough to find what is. When a
-        plugin has failed it is remembered for another try, unless it is to be forgotten.
+        plugin has failed it is remembered for another try. A caller that will not try again gives
+        up: what is left does not keep the instance then, and is tried by GC and the next ADD.
         """
         endpoint = Endpoint(
             network.name if network else name,
@@ -149,8 +150,8 @@ class Runtime:
             try:
                 self._delete(network, endpoint, fd)
             except Error:
-                if forget:
-                    self._forget(endpoint)
+                if give_up:
+                    self._demote(endpoint)
                 raise
 
     def check(
@@ -284,7 +285,7 @@ class Runtime:
         self, entry: Entry | None, network: NetworkList, version: str
     ) -> dict[str, Any] | None:
         """The cached result as prevResult; None where there is none that can be used."""
-        if entry is None or entry.incomplete or not entry.result or not network.speaks("0.4.0"):
+        if entry is None or not entry.result or not network.speaks("0.4.0"):
             return None
         try:
             return convert(entry.result, version)
@@ -382,6 +383,15 @@ class Runtime:
             self._cache.remove(endpoint)
         except OSError as error:
             raise Error("remove the CNI result") from error
+
+    def _demote(self, endpoint: Endpoint) -> None:
+        try:
+            if self._entry(endpoint) is not None:
+                self._cache.demote(endpoint)
+            else:
+                self._cache.remove(endpoint)
+        except OSError as error:
+            raise Error("mark the CNI result") from error
 
     def _undo(self, network: NetworkList, entry: Entry, fd: int) -> None:
         """DEL after a failed ADD, whose error is the one that counts."""
