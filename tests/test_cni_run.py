@@ -590,6 +590,23 @@ print(json.dumps(dict(args=found.args, aliases=found.capability_args["aliases"],
     home.podman("rm", "-f", "-t", "0", "stays")
 
 
+def test_a_program_that_joins_with_the_environment_outside(lab: Lab) -> None:
+    lab.home.run("create", "lab", "--subnet", "10.80.14.0/24")
+    answered = lab.run(
+        """
+        for name in list(os.environ):
+            if name.startswith("_CONTAINERS_"):
+                del os.environ[name]
+        os.environ["PATH"] = "/usr/bin:/bin"
+        one = box("one", on("lab"), port_mappings=[port(8080, 80)])
+        answer(cni_run.setup, one, "")
+        answer(cni_run.teardown, one, "")
+        """
+    )
+    assert "eth0" in answered[0]["lab"]["interfaces"]
+    assert answered[1] is None
+
+
 def test_protocols_and_ranges_of_ports() -> None:
     mapping = {"host_port": 80, "container_port": 8080, "protocol": "tcp,udp", "range": 2}
     found = cni_run.port_mappings([{**mapping, "host_ip": "127.0.0.1"}])

@@ -37,6 +37,10 @@ PROTOCOLS = ("tcp", "udp", "sctp")
 # and after which a DEL would take away what is not ours.
 _MAKERS = ("bridge", "macvlan", "ipvlan", "ptp", "vlan", "host-device")
 
+_ROOTLESS_UID = "_CONTAINERS_ROOTLESS_UID"
+_ROOTLESS_GID = "_CONTAINERS_ROOTLESS_GID"
+_SBIN = "/usr/sbin"
+
 _HOST_LOCAL = f"{CACHE_DIRECTORY}/networks"
 
 
@@ -198,6 +202,7 @@ def remove_bridge(network: Network) -> None:
 def load(network: Network) -> NetworkList:
     """The plugins of a network: from its file, or as it is written where it has none. Raises
     Error."""
+    _know_the_user()
     directory = cni.directory()
     path = f"{directory}/{cni.file_of(network, directory)}"
     try:
@@ -262,8 +267,29 @@ def port_mappings(mappings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def _know_the_user() -> None:
+    """Say in the environment whose root we are, as `enter` does.
+
+    A program outside sends a child inside, whose environment is the one outside: by that, root
+    would be the machine's, whose networks are others.
+    """
+    if os.geteuid() != 0 or _ROOTLESS_UID in os.environ:
+        return
+    for path, name in (("uid_map", _ROOTLESS_UID), ("gid_map", _ROOTLESS_GID)):
+        with open(f"/proc/self/{path}", encoding="ascii") as file:
+            for line in file:
+                inner, outer, _ = line.split()
+                if inner == "0" and outer != "0":
+                    os.environ[name] = outer
+
+
 def _runtime() -> Runtime:
+    _know_the_user()
     environment = dict(os.environ)
+    path = environment.get("PATH") or os.defpath
+    if _SBIN not in path.split(":"):
+        # iptables is there, and not on the path of every user.
+        environment["PATH"] = f"{path}:{_SBIN}"
     if not containers.is_rootless():
         # dnsname keeps its files there, and the process that cleans up may not have it (podman).
         environment["XDG_RUNTIME_DIR"] = ""
