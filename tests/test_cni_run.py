@@ -16,7 +16,7 @@ from network_support import Home
 from support import Net, wait_for
 
 from rootlessnet.errors import Error
-from rootlessnet.networks import cni_run
+from rootlessnet.networks import cni_args, cni_convert
 
 WEB = "203.0.113.1"
 
@@ -609,10 +609,27 @@ def test_a_program_that_joins_with_the_environment_outside(lab: Lab) -> None:
 
 def test_protocols_and_ranges_of_ports() -> None:
     mapping = {"host_port": 80, "container_port": 8080, "protocol": "tcp,udp", "range": 2}
-    found = cni_run.port_mappings([{**mapping, "host_ip": "127.0.0.1"}])
+    found = cni_args.port_mappings([{**mapping, "host_ip": "127.0.0.1"}])
     assert [(p["protocol"], p["hostPort"], p["containerPort"]) for p in found] == [
         ("tcp", 80, 8080), ("tcp", 81, 8081), ("udp", 80, 8080), ("udp", 81, 8081),
     ]  # fmt: skip
     assert {p["hostIP"] for p in found} == {"127.0.0.1"}
     with pytest.raises(Error):
-        cni_run.port_mappings([{**mapping, "protocol": "icmp"}])
+        cni_args.port_mappings([{**mapping, "protocol": "icmp"}])
+
+
+def test_a_result_that_says_odd_things() -> None:
+    odd = {
+        "cniVersion": "0.4.0",
+        "interfaces": [{"sandbox": "x"}, {"name": "br0", "mac": "02:00:00:00:00:01"}],
+        "ips": [{"version": "4", "address": "10.0.0.2/8", "interface": 7}],
+    }
+    assert cni_convert.status_of(odd) == {
+        "interfaces": {"": {"mac_address": "", "subnets": []}},
+        "dns_server_ips": [],
+        "dns_search_domains": [],
+    }
+    assert cni_convert.addresses_of(odd) == ["10.0.0.2"]
+    for wrong in ({**odd, "dns": "x"}, {**odd, "interfaces": "x"}, [], None):
+        with pytest.raises(Error):
+            cni_convert.status_of(wrong)  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 
+from rootlessnet.devices.cni_plugin import CniError, check_container, check_ifname, is_name
 from rootlessnet.errors import Error
 from rootlessnet.kernel.trace import trace
 
@@ -57,6 +58,23 @@ class Endpoint:
     def key(self) -> str:
         """Its name among the files; two attachments may share it."""
         return f"{self.network}-{self.container}-{self.interface}"
+
+    def check(self) -> None:
+        """Raise Error for a name that the specification does not allow."""
+        try:
+            if not self.network:
+                raise Error("missing network name")
+            if not is_name(self.network):
+                raise Error(f"invalid characters found in network name: {self.network}")
+            if not self.container:
+                raise Error("missing containerID")
+            check_container(self.container)
+            if not self.interface:
+                raise Error("interface name is empty")
+            check_ifname(self.interface)
+        except CniError as error:
+            details = f": {error.details}" if error.details else ""
+            raise Error(f"{error.message}{details}") from None
 
     def is_same(self, other: Endpoint) -> bool:
         """Whether network, container and interface are the same."""

@@ -19,19 +19,16 @@ import os
 from rootlessnet.config import containers
 from rootlessnet.config import network as config
 from rootlessnet.errors import Error, Failures, reason, warn
-from rootlessnet.networks import cni, cni_list, conflist
-from rootlessnet.networks.cni_runtime import CACHE_DIRECTORY, Runtime, convert
+from rootlessnet.networks import cni, cni_args, cni_convert, cni_list, conflist
+from rootlessnet.networks.cni_runtime import CACHE_DIRECTORY, Runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
 
     from rootlessnet.networks.attachment import Attachment, Container, Status
     from rootlessnet.networks.cni_list import NetworkList
     from rootlessnet.networks.network import Network
-
-PROTOCOLS = ("tcp", "udp", "sctp")
 
 # Plugins that make the interface themselves, and so fail where there is one of that name: later,
 # and after which a DEL would take away what is not ours.
@@ -46,7 +43,7 @@ _HOST_LOCAL = f"{CACHE_DIRECTORY}/networks"
 
 def setup(container: Container, work: str) -> Status:
     """Attach a container to all its networks; their status by name. See attachment."""
-    ports = port_mappings(container.port_mappings)
+    ports = cni_args.port_mappings(container.port_mappings)
     lists = _validate(container)
     runtime = _runtime()
     for network in lists:
@@ -60,7 +57,7 @@ def setup(container: Container, work: str) -> Status:
             capabilities = first.get("capabilities") or {}
             if attachment.static_ips and not capabilities.get("ips"):
                 network.inject(0, {"capabilities": {**capabilities, "ips": True}})
-            args, capability_args = _arguments(container, attachment, ports)
+            args, capability_args = cni_args.arguments(container, attachment, ports)
             result = runtime.add(
                 network,
                 container.id,
@@ -70,8 +67,8 @@ def setup(container: Container, work: str) -> Status:
                 capability_args=capability_args,
             )
             done.append(attachment)
-            status[attachment.network.name] = status_of(result)
-            attachment.addresses = _addresses(convert(result))
+            status[attachment.network.name] = cni_convert.status_of(result)
+            attachment.addresses = cni_convert.addresses_of(result)
     except BaseException:
         for attachment in reversed(done):
             try:
@@ -123,9 +120,9 @@ def reload(container: Container, work: str) -> Status:
     for attachment in container.attachments:
         entry = runtime.cached(attachment.network.name, container.id, attachment.interface)
         if entry is not None and entry.result:
-            status = status_of(entry.result)
+            status = cni_convert.status_of(entry.result)
             again.append((attachment, status["interfaces"].get(attachment.interface)))
-    port_mappings(container.port_mappings)
+    cni_args.port_mappings(container.port_mappings)
     _validate(container)
     try:
         teardown(container, work)
@@ -213,57 +210,6 @@ def load(network: Network) -> NetworkList:
         if network.name != config.default_network():
             raise Error(f"network {network.name}: network not found") from None
         found = cni_list.parse(conflist.encode(network).encode())
-    return found
-
-
-def status_of(result: dict[str, Any]) -> Status:
-    """podman's StatusBlock of a result. Raises Error for what is none."""
-    result = convert(result)
-    interfaces = {}
-    addresses = result.get("ips") or []
-    for number, interface in enumerate(result.get("interfaces") or []):
-        if not interface.get("sandbox"):
-            continue  # one of the instance's side
-        subnets = []
-        for address in addresses:
-            if address.get("interface") != number:
-                continue
-            subnet = {"ipnet": address["address"]}
-            if address.get("gateway"):
-                subnet["gateway"] = address["gateway"]
-            subnets.append(subnet)
-        interfaces[interface["name"]] = {
-            "mac_address": interface.get("mac", ""),
-            "subnets": subnets,
-        }
-    dns = result.get("dns") or {}
-    return {
-        "interfaces": interfaces,
-        "dns_server_ips": list(dns.get("nameservers") or ()),
-        "dns_search_domains": list(dns.get("search") or ()),
-    }
-
-
-def port_mappings(mappings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """podman's port mappings as the capability portMappings has them: one entry a port and
-    protocol. Raises Error."""
-    found = []
-    for mapping in mappings:
-        protocol = mapping.get("protocol", "")
-        if not protocol:
-            raise Error("port protocol should not be empty")
-        for each in protocol.split(","):
-            if each not in PROTOCOLS:
-                raise Error(f"unknown port protocol {each}")
-            for offset in range(max(1, mapping.get("range", 1))):
-                entry = {
-                    "hostPort": mapping["host_port"] + offset,
-                    "containerPort": mapping["container_port"] + offset,
-                    "protocol": each,
-                }
-                if mapping.get("host_ip"):
-                    entry["hostIP"] = mapping["host_ip"]
-                found.append(entry)
     return found
 
 
@@ -370,30 +316,6 @@ def _prepare_namespace(runtime: Runtime, container: Container, lists: list[Netwo
         os.close(fd)
 
 
-def _arguments(
-    container: Container, attachment: Attachment, ports: list[dict[str, Any]]
-) -> tuple[list[tuple[str, str]], dict[str, Any]]:
-    """CNI_ARGS and the capability arguments of one attachment, podman's."""
-    args = [("IgnoreUnknown", "1"), ("K8S_POD_NAME", container.name)]
-    for pair in os.environ.get("CNI_ARGS", "").split(";"):
-        key, equals, value = pair.partition("=")
-        if equals:
-            args.append((key, value))
-    if attachment.static_mac:
-        args.append(("MAC", attachment.static_mac))
-    capability_args: dict[str, Any] = {}
-    if len(attachment.static_ips) == 1:
-        # Plugins before 1.0.0 know no other way.
-        args.append(("IP", attachment.static_ips[0]))
-    elif attachment.static_ips:
-        capability_args["ips"] = attachment.static_ips
-    if attachment.aliases:
-        capability_args["aliases"] = {attachment.network.name: attachment.aliases}
-    if ports:
-        capability_args["portMappings"] = ports
-    return args, capability_args
-
-
 def _detach(runtime: Runtime, container: Container, attachment: Attachment) -> None:
     name = attachment.network.name
     entry = runtime.cached(name, container.id, attachment.interface)
@@ -404,8 +326,8 @@ def _detach(runtime: Runtime, container: Container, attachment: Attachment) -> N
             f"falling back to loading network {name} from disk"
         )
         network = load(attachment.network)
-    args, capability_args = _arguments(
-        container, attachment, port_mappings(container.port_mappings)
+    args, capability_args = cni_args.arguments(
+        container, attachment, cni_args.port_mappings(container.port_mappings)
     )
     runtime.delete(
         network,
@@ -417,10 +339,6 @@ def _detach(runtime: Runtime, container: Container, attachment: Attachment) -> N
         capability_args=capability_args,
         give_up=True,
     )
-
-
-def _addresses(result: dict[str, Any]) -> list[str]:
-    return [each["address"].partition("/")[0] for each in result.get("ips") or []]
 
 
 def _forget_addresses(name: str) -> None:
