@@ -16,7 +16,7 @@ from network_support import Home
 from support import Net, wait_for
 
 from rootlessnet.errors import Error
-from rootlessnet.networks import cni_run
+from rootlessnet.networks import cni_args, cni_convert
 
 WEB = "203.0.113.1"
 
@@ -338,6 +338,44 @@ def test_teardown_of_what_is_gone_damaged_or_done(lab: Lab) -> None:
     assert lab.warnings == warning * 2
 
 
+def test_what_a_plugin_fails_to_delete_does_not_keep_the_instance(lab: Lab) -> None:
+    ipam = {"type": "host-local", "ranges": [[{"subnet": "10.80.13.0/24"}]]}
+    lab.conflist("lab", {"type": "bridge", "bridge": "labbr", "ipam": ipam}, {"type": "rn-late"})
+    plugins = lab.home.path / "plugins"
+    plugins.mkdir()
+    late = plugins / "rn-late"
+    late.write_text(
+        "#!/bin/sh\ncase $CNI_COMMAND in\n"
+        'VERSION) echo \'{"cniVersion": "0.4.0", "supportedVersions": ["0.4.0"]}\';;\n'
+        f"ADD) {sys.executable} -c 'import json, sys; "
+        'print(json.dumps(json.load(sys.stdin)["prevResult"]))\';;\n'
+        "DEL) echo broken >&2; exit 1\nesac\n"
+    )
+    late.chmod(0o755)
+    lab.home.configure(f'network_backend = "cni"\ncni_plugin_dirs = ["{plugins}", "/usr/lib/cni"]')
+    answered = lab.run(
+        """
+        one, two = box("one", on("lab")), box("two", on("lab"))
+        answer(cni_run.setup, one, "")
+        answer(cni_run.setup, two, "")
+        answer(cni_run.teardown, one, "")
+        tell([held("lab"), links(one), results()])
+        # Nobody knows any more what two was attached to.
+        answer(cni_run.teardown, Container("two", two.netns, []), "")
+        tell([held("lab"), links(two), results()])
+        """
+    )
+    broken = 'plugin type="rn-late" failed (delete): cni plugin rn-late failed: broken'
+    for number, name in ((2, "one"), (4, "two")):
+        assert answered[number] == (
+            f"error: tear down the network of {name}: detach {name} from lab: {broken}"
+        )
+    marks = [".lab-one-eth0", ".lab-two-eth0"]
+    assert answered[3] == [["10.80.13.3"], {"lo": []}, [marks[0], "lab-two-eth0"]]
+    assert answered[5] == [[], {"lo": []}, marks]
+    lab.net.wait_until_down()
+
+
 def test_the_bridge_goes_with_its_network(lab: Lab) -> None:
     lab.home.run("create", "lab", "--subnet", "10.80.8.0/24", "--interface-name", "labbr")
     answered = lab.run(
@@ -552,12 +590,46 @@ print(json.dumps(dict(args=found.args, aliases=found.capability_args["aliases"],
     home.podman("rm", "-f", "-t", "0", "stays")
 
 
+def test_a_program_that_joins_with_the_environment_outside(lab: Lab) -> None:
+    lab.home.run("create", "lab", "--subnet", "10.80.14.0/24")
+    answered = lab.run(
+        """
+        for name in list(os.environ):
+            if name.startswith("_CONTAINERS_"):
+                del os.environ[name]
+        os.environ["PATH"] = "/usr/bin:/bin"
+        one = box("one", on("lab"), port_mappings=[port(8080, 80)])
+        answer(cni_run.setup, one, "")
+        answer(cni_run.teardown, one, "")
+        """
+    )
+    assert "eth0" in answered[0]["lab"]["interfaces"]
+    assert answered[1] is None
+
+
 def test_protocols_and_ranges_of_ports() -> None:
     mapping = {"host_port": 80, "container_port": 8080, "protocol": "tcp,udp", "range": 2}
-    found = cni_run.port_mappings([{**mapping, "host_ip": "127.0.0.1"}])
+    found = cni_args.port_mappings([{**mapping, "host_ip": "127.0.0.1"}])
     assert [(p["protocol"], p["hostPort"], p["containerPort"]) for p in found] == [
         ("tcp", 80, 8080), ("tcp", 81, 8081), ("udp", 80, 8080), ("udp", 81, 8081),
     ]  # fmt: skip
     assert {p["hostIP"] for p in found} == {"127.0.0.1"}
     with pytest.raises(Error):
-        cni_run.port_mappings([{**mapping, "protocol": "icmp"}])
+        cni_args.port_mappings([{**mapping, "protocol": "icmp"}])
+
+
+def test_a_result_that_says_odd_things() -> None:
+    odd = {
+        "cniVersion": "0.4.0",
+        "interfaces": [{"sandbox": "x"}, {"name": "br0", "mac": "02:00:00:00:00:01"}],
+        "ips": [{"version": "4", "address": "10.0.0.2/8", "interface": 7}],
+    }
+    assert cni_convert.status_of(odd) == {
+        "interfaces": {"": {"mac_address": "", "subnets": []}},
+        "dns_server_ips": [],
+        "dns_search_domains": [],
+    }
+    assert cni_convert.addresses_of(odd) == ["10.0.0.2"]
+    for wrong in ({**odd, "dns": "x"}, {**odd, "interfaces": "x"}, [], None):
+        with pytest.raises(Error):
+            cni_convert.status_of(wrong)  # type: ignore[arg-type]

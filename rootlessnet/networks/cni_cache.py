@@ -2,7 +2,8 @@
 
 <cache directory>/results/                        0700
     <network>-<container>-<interface>             0600, JSON: libcni's cachedInfo, cniCacheV1
-    .<network>-<container>-<interface>            one whose ADD has begun, and not ended yet
+    .<network>-<container>-<interface>            a mark: an ADD has begun and not ended, or a DEL
+                                                  has failed and nobody may come again
     ..<network>-<container>-<interface>           a file that is being written; nobody reads it
 
 An ADD that begins leaves its mark before the first plugin runs, and the result takes the place of
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import os
 
+from rootlessnet.devices.cni_plugin import CniError, check_container, check_ifname, is_name
 from rootlessnet.errors import Error
 from rootlessnet.kernel.trace import trace
 
@@ -57,6 +59,23 @@ class Endpoint:
         """Its name among the files; two attachments may share it."""
         return f"{self.network}-{self.container}-{self.interface}"
 
+    def check(self) -> None:
+        """Raise Error for a name that the specification does not allow."""
+        try:
+            if not self.network:
+                raise Error("missing network name")
+            if not is_name(self.network):
+                raise Error(f"invalid characters found in network name: {self.network}")
+            if not self.container:
+                raise Error("missing containerID")
+            check_container(self.container)
+            if not self.interface:
+                raise Error("interface name is empty")
+            check_ifname(self.interface)
+        except CniError as error:
+            details = f": {error.details}" if error.details else ""
+            raise Error(f"{error.message}{details}") from None
+
     def is_same(self, other: Endpoint) -> bool:
         """Whether network, container and interface are the same."""
         mine = (self.network, self.container, self.interface)
@@ -66,7 +85,7 @@ class Endpoint:
 class Entry:
     """A file of the cache that could be read.
 
-    config is None in one of a libcni before 0.8; one that is incomplete has no result.
+    config is None in one of a libcni before 0.8; incomplete is what is a mark.
     """
 
     def __init__(
@@ -129,6 +148,14 @@ class Cache:
         if not entry.incomplete:
             trace("cni:cached")
             self._unlink(_BEGUN + key)
+
+    def demote(self, attachment: Endpoint) -> None:
+        """Turn the entry of an attachment into a mark. Raises OSError."""
+        key = attachment.key()
+        try:
+            os.rename(f"{self.directory}/{key}", f"{self.directory}/{_BEGUN}{key}")
+        except FileNotFoundError:
+            pass
 
     def remove(self, attachment: Endpoint) -> None:
         """Forget an attachment. Raises OSError."""

@@ -19,30 +19,31 @@ import os
 from rootlessnet.config import containers
 from rootlessnet.config import network as config
 from rootlessnet.errors import Error, Failures, reason, warn
-from rootlessnet.networks import cni, cni_list, conflist
-from rootlessnet.networks.cni_runtime import CACHE_DIRECTORY, Runtime, convert
+from rootlessnet.networks import cni, cni_args, cni_convert, cni_list, conflist
+from rootlessnet.networks.cni_runtime import CACHE_DIRECTORY, Runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
 
     from rootlessnet.networks.attachment import Attachment, Container, Status
     from rootlessnet.networks.cni_list import NetworkList
     from rootlessnet.networks.network import Network
 
-PROTOCOLS = ("tcp", "udp", "sctp")
-
 # Plugins that make the interface themselves, and so fail where there is one of that name: later,
 # and after which a DEL would take away what is not ours.
 _MAKERS = ("bridge", "macvlan", "ipvlan", "ptp", "vlan", "host-device")
+
+_ROOTLESS_UID = "_CONTAINERS_ROOTLESS_UID"
+_ROOTLESS_GID = "_CONTAINERS_ROOTLESS_GID"
+_SBIN = "/usr/sbin"
 
 _HOST_LOCAL = f"{CACHE_DIRECTORY}/networks"
 
 
 def setup(container: Container, work: str) -> Status:
     """Attach a container to all its networks; their status by name. See attachment."""
-    ports = port_mappings(container.port_mappings)
+    ports = cni_args.port_mappings(container.port_mappings)
     lists = _validate(container)
     runtime = _runtime()
     for network in lists:
@@ -56,7 +57,7 @@ def setup(container: Container, work: str) -> Status:
             capabilities = first.get("capabilities") or {}
             if attachment.static_ips and not capabilities.get("ips"):
                 network.inject(0, {"capabilities": {**capabilities, "ips": True}})
-            args, capability_args = _arguments(container, attachment, ports)
+            args, capability_args = cni_args.arguments(container, attachment, ports)
             result = runtime.add(
                 network,
                 container.id,
@@ -66,8 +67,8 @@ def setup(container: Container, work: str) -> Status:
                 capability_args=capability_args,
             )
             done.append(attachment)
-            status[attachment.network.name] = status_of(result)
-            attachment.addresses = _addresses(convert(result))
+            status[attachment.network.name] = cni_convert.status_of(result)
+            attachment.addresses = cni_convert.addresses_of(result)
     except BaseException:
         for attachment in reversed(done):
             try:
@@ -79,18 +80,32 @@ def setup(container: Container, work: str) -> Status:
 
 
 def teardown(container: Container, work: str) -> None:
-    """Detach a container from all its networks. See attachment."""
-    _teardown(container, forget=False)
+    """Detach a container from all its networks. See attachment.
 
-
-def _teardown(container: Container, *, forget: bool) -> None:
+    One without attachments, as when nobody remembers them, is detached from all that the results
+    tell of. What a plugin has failed to delete does not keep the instance.
+    """
     runtime = _runtime()
     failed: list[BaseException] = []
     for attachment in container.attachments:
         try:
-            _detach(runtime, container, attachment, forget=forget)
+            _detach(runtime, container, attachment)
         except (Error, OSError) as error:
             failed.append(error)
+    if not container.attachments:
+        for entry in runtime.attached(container.id):
+            known = entry.attachment
+            try:
+                runtime.delete(
+                    None,
+                    known.container,
+                    container.netns,
+                    known.interface,
+                    name=known.network,
+                    give_up=True,
+                )
+            except (Error, OSError) as error:
+                failed.append(error)
     if failed:
         raise Failures(f"tear down the network of {container.id}", failed)
 
@@ -105,12 +120,12 @@ def reload(container: Container, work: str) -> Status:
     for attachment in container.attachments:
         entry = runtime.cached(attachment.network.name, container.id, attachment.interface)
         if entry is not None and entry.result:
-            status = status_of(entry.result)
+            status = cni_convert.status_of(entry.result)
             again.append((attachment, status["interfaces"].get(attachment.interface)))
-    port_mappings(container.port_mappings)
+    cni_args.port_mappings(container.port_mappings)
     _validate(container)
     try:
-        _teardown(container, forget=True)
+        teardown(container, work)
     except Error as error:
         warn(reason(error))
     given = [(a, a.static_ips, a.static_mac) for a in container.attachments]
@@ -176,6 +191,7 @@ def remove_bridge(network: Network) -> None:
 def load(network: Network) -> NetworkList:
     """The plugins of a network: from its file, or as it is written where it has none. Raises
     Error."""
+    _know_the_user()
     directory = cni.directory()
     path = f"{directory}/{cni.file_of(network, directory)}"
     try:
@@ -189,69 +205,33 @@ def load(network: Network) -> NetworkList:
     return found
 
 
-def status_of(result: dict[str, Any]) -> Status:
-    """podman's StatusBlock of a result. Raises Error for what is none."""
-    result = convert(result)
-    interfaces = {}
-    addresses = result.get("ips") or []
-    for number, interface in enumerate(result.get("interfaces") or []):
-        if not interface.get("sandbox"):
-            continue  # one of the instance's side
-        subnets = []
-        for address in addresses:
-            if address.get("interface") != number:
-                continue
-            subnet = {"ipnet": address["address"]}
-            if address.get("gateway"):
-                subnet["gateway"] = address["gateway"]
-            subnets.append(subnet)
-        interfaces[interface["name"]] = {
-            "mac_address": interface.get("mac", ""),
-            "subnets": subnets,
-        }
-    dns = result.get("dns") or {}
-    return {
-        "interfaces": interfaces,
-        "dns_server_ips": list(dns.get("nameservers") or ()),
-        "dns_search_domains": list(dns.get("search") or ()),
-    }
+def _know_the_user() -> None:
+    """Say in the environment whose root we are, as `enter` does.
 
-
-def port_mappings(mappings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """podman's port mappings as the capability portMappings has them: one entry a port and
-    protocol. Raises Error."""
-    found = []
-    for mapping in mappings:
-        protocol = mapping.get("protocol", "")
-        if not protocol:
-            raise Error("port protocol should not be empty")
-        for each in protocol.split(","):
-            if each not in PROTOCOLS:
-                raise Error(f"unknown port protocol {each}")
-            for offset in range(max(1, mapping.get("range", 1))):
-                entry = {
-                    "hostPort": mapping["host_port"] + offset,
-                    "containerPort": mapping["container_port"] + offset,
-                    "protocol": each,
-                }
-                if mapping.get("host_ip"):
-                    entry["hostIP"] = mapping["host_ip"]
-                found.append(entry)
-    return found
+    A program outside sends a child inside, whose environment is the one outside: by that, root
+    would be the machine's, whose networks are others.
+    """
+    if os.geteuid() != 0 or _ROOTLESS_UID in os.environ:
+        return
+    for path, name in (("uid_map", _ROOTLESS_UID), ("gid_map", _ROOTLESS_GID)):
+        with open(f"/proc/self/{path}", encoding="ascii") as file:
+            for line in file:
+                inner, outer, _ = line.split()
+                if inner == "0" and outer != "0":
+                    os.environ[name] = outer
 
 
 def _runtime() -> Runtime:
-    environment = {**os.environ, "PATH": _path()}
+    _know_the_user()
+    environment = dict(os.environ)
+    path = environment.get("PATH") or os.defpath
+    if _SBIN not in path.split(":"):
+        # iptables is there, and not on the path of every user.
+        environment["PATH"] = f"{path}:{_SBIN}"
     if not containers.is_rootless():
         # dnsname keeps its files there, and the process that cleans up may not have it (podman).
         environment["XDG_RUNTIME_DIR"] = ""
     return Runtime(config.cni_plugin_dirs(), environment=environment)
-
-
-def _path() -> str:
-    """PATH as podman has it for its plugins, which look for iptables."""
-    path = os.environ.get("PATH") or os.defpath
-    return path if "/usr/sbin" in path.split(":") else f"{path}:/usr/sbin"
 
 
 def _validate(container: Container) -> list[NetworkList]:
@@ -328,33 +308,7 @@ def _prepare_namespace(runtime: Runtime, container: Container, lists: list[Netwo
         os.close(fd)
 
 
-def _arguments(
-    container: Container, attachment: Attachment, ports: list[dict[str, Any]]
-) -> tuple[list[tuple[str, str]], dict[str, Any]]:
-    """CNI_ARGS and the capability arguments of one attachment, podman's."""
-    args = [("IgnoreUnknown", "1"), ("K8S_POD_NAME", container.name)]
-    for pair in os.environ.get("CNI_ARGS", "").split(";"):
-        key, equals, value = pair.partition("=")
-        if equals:
-            args.append((key, value))
-    if attachment.static_mac:
-        args.append(("MAC", attachment.static_mac))
-    capability_args: dict[str, Any] = {}
-    if len(attachment.static_ips) == 1:
-        # Plugins before 1.0.0 know no other way.
-        args.append(("IP", attachment.static_ips[0]))
-    elif attachment.static_ips:
-        capability_args["ips"] = attachment.static_ips
-    if attachment.aliases:
-        capability_args["aliases"] = {attachment.network.name: attachment.aliases}
-    if ports:
-        capability_args["portMappings"] = ports
-    return args, capability_args
-
-
-def _detach(
-    runtime: Runtime, container: Container, attachment: Attachment, *, forget: bool = False
-) -> None:
+def _detach(runtime: Runtime, container: Container, attachment: Attachment) -> None:
     name = attachment.network.name
     entry = runtime.cached(name, container.id, attachment.interface)
     network = None
@@ -364,8 +318,8 @@ def _detach(
             f"falling back to loading network {name} from disk"
         )
         network = load(attachment.network)
-    args, capability_args = _arguments(
-        container, attachment, port_mappings(container.port_mappings)
+    args, capability_args = cni_args.arguments(
+        container, attachment, cni_args.port_mappings(container.port_mappings)
     )
     runtime.delete(
         network,
@@ -375,12 +329,8 @@ def _detach(
         name=name,
         args=args,
         capability_args=capability_args,
-        forget=forget,
+        give_up=True,
     )
-
-
-def _addresses(result: dict[str, Any]) -> list[str]:
-    return [each["address"].partition("/")[0] for each in result.get("ips") or []]
 
 
 def _forget_addresses(name: str) -> None:

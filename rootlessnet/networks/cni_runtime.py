@@ -28,13 +28,10 @@ from __future__ import annotations
 
 import os
 
-from rootlessnet.devices import cni_result
 from rootlessnet.devices.cni_main import VERSIONS
-from rootlessnet.devices.cni_plugin import CniError, check_container, check_ifname, is_name
 from rootlessnet.errors import Error, Failures, reason, warn
-from rootlessnet.kernel import netns as namespaces
 from rootlessnet.kernel.trace import trace
-from rootlessnet.networks import cni_list, gojson
+from rootlessnet.networks import cni_convert, cni_list, cni_netns, gojson
 from rootlessnet.networks.cni_cache import Cache, Damaged, Endpoint, Entry, Foreign
 from rootlessnet.networks.cni_lock import Lock
 from rootlessnet.networks.cni_plugins import Plugins
@@ -98,9 +95,9 @@ class Runtime:
             args=args,
             capability_args=capability_args,
         )
-        _check_names(endpoint)
+        endpoint.check()
         version = _version(network)
-        inode = _inode(netns)
+        inode = cni_netns.inode(netns)
         self.check_present(network)
         with Lock(self._directory, endpoint.key()) as fd:
             self._clear_remains(endpoint, inode, network, fd)
@@ -128,13 +125,14 @@ class Runtime:
         name: str = "",
         args: _Pairs | None = None,
         capability_args: dict[str, Any] | None = None,
-        forget: bool = False,
+        give_up: bool = False,
     ) -> None:
         """Detach a container; it may be repeated, and netns may be gone or empty.
 
         What was remembered counts; network, args and capability_args are for an attachment that
         nothing is remembered of. Without a network, its name is enough to find what is. When a
-        plugin has failed it is remembered for another try, unless it is to be forgotten.
+        plugin has failed it is remembered for another try. A caller that will not try again gives
+        up: what is left does not keep the instance then, and is tried by GC and the next ADD.
         """
         endpoint = Endpoint(
             network.name if network else name,
@@ -144,13 +142,13 @@ class Runtime:
             args=args,
             capability_args=capability_args,
         )
-        _check_names(endpoint)
+        endpoint.check()
         with Lock(self._directory, endpoint.key()) as fd:
             try:
                 self._delete(network, endpoint, fd)
             except Error:
-                if forget:
-                    self._forget(endpoint)
+                if give_up:
+                    self._demote(endpoint)
                 raise
 
     def check(
@@ -179,7 +177,7 @@ class Runtime:
             args=args,
             capability_args=capability_args,
         )
-        _check_names(endpoint)
+        endpoint.check()
         version = _version(network)
         with Lock(self._directory, endpoint.key()) as fd:
             entry = self._entry(endpoint)
@@ -284,10 +282,10 @@ class Runtime:
         self, entry: Entry | None, network: NetworkList, version: str
     ) -> dict[str, Any] | None:
         """The cached result as prevResult; None where there is none that can be used."""
-        if entry is None or entry.incomplete or not entry.result or not network.speaks("0.4.0"):
+        if entry is None or not entry.result or not network.speaks("0.4.0"):
             return None
         try:
-            return convert(entry.result, version)
+            return cni_convert.convert(entry.result, version)
         except Error:
             return None
 
@@ -306,7 +304,7 @@ class Runtime:
             ) from None
         if entry is None:
             return
-        if not entry.incomplete and _may_be_in(entry, inode):
+        if not entry.incomplete and cni_netns.may_be_in(entry, inode):
             raise Error(
                 f"{endpoint.container} is attached to {endpoint.network} "
                 f"as {endpoint.interface} already"
@@ -327,7 +325,7 @@ class Runtime:
                 result = self._call("ADD", network, plugin, endpoint, previous, fd)
                 if result is None:
                     raise Error(f"cni plugin {plugin['type']} failed: it gave no result")
-                previous = convert(result, version)
+                previous = cni_convert.convert(result, version)
             except Error as error:
                 raise _failed(plugin, "add") from error
             trace(f"cni:add:{plugin['type']}")
@@ -356,7 +354,7 @@ class Runtime:
                 network = cni_list.parse(entry.config)
             except Error:
                 pass  # what the caller knows, if anything
-        told.netns = _netns_of(endpoint, entry)
+        told.netns = cni_netns.of(endpoint, entry)
         if network is None:
             if entry is not None:
                 raise Error(f"detach {endpoint.container}: network {endpoint.network} is not known")
@@ -382,6 +380,15 @@ class Runtime:
             self._cache.remove(endpoint)
         except OSError as error:
             raise Error("remove the CNI result") from error
+
+    def _demote(self, endpoint: Endpoint) -> None:
+        try:
+            if self._entry(endpoint) is not None:
+                self._cache.demote(endpoint)
+            else:
+                self._cache.remove(endpoint)
+        except OSError as error:
+            raise Error("mark the CNI result") from error
 
     def _undo(self, network: NetworkList, entry: Entry, fd: int) -> None:
         """DEL after a failed ADD, whose error is the one that counts."""
@@ -413,23 +420,6 @@ class Runtime:
         return self._plugins.call(command, config, endpoint, fd)
 
 
-def _check_names(endpoint: Endpoint) -> None:
-    try:
-        if not endpoint.network:
-            raise Error("missing network name")
-        if not is_name(endpoint.network):
-            raise Error(f"invalid characters found in network name: {endpoint.network}")
-        if not endpoint.container:
-            raise Error("missing containerID")
-        check_container(endpoint.container)
-        if not endpoint.interface:
-            raise Error("interface name is empty")
-        check_ifname(endpoint.interface)
-    except CniError as error:
-        details = f": {error.details}" if error.details else ""
-        raise Error(f"{error.message}{details}") from None
-
-
 def _version(network: NetworkList) -> str:
     version = network.version or VERSIONS[0]
     if version not in VERSIONS:
@@ -438,64 +428,6 @@ def _version(network: NetworkList) -> str:
             hint=f"a configuration may name one of {', '.join(VERSIONS)}",
         )
     return version
-
-
-def _inode(path: str) -> int:
-    """The inode number of a network namespace; the only one there, on nsfs. Raises Error."""
-    try:
-        fd = namespaces.open_path(path)
-    except OSError as error:
-        raise Error("open the network namespace") from error
-    try:
-        return os.fstat(fd).st_ino
-    finally:
-        os.close(fd)
-
-
-def _may_be_in(entry: Entry, inode: int) -> bool:
-    """Whether an attachment may be one of this network namespace: libcni does not always say."""
-    if entry.inode:
-        return entry.inode == inode
-    try:
-        return not entry.attachment.netns or _inode(entry.attachment.netns) == inode
-    except Error:
-        return False
-
-
-def _netns_of(endpoint: Endpoint, entry: Entry | None) -> str:
-    """The path of the namespace for DEL: the caller's, else the one of ADD; empty when it is gone,
-    or has come to be that of somebody else, whose interface of that name is not ours."""
-    known = entry.inode if entry else 0
-    for path in (endpoint.netns, entry.attachment.netns if entry and known else ""):
-        if not path:
-            continue
-        try:
-            fd = namespaces.open_path(path)
-        except (FileNotFoundError, NotADirectoryError, namespaces.NotANamespace):
-            continue
-        except OSError:
-            return path  # the plugin will say why
-        try:
-            if not known or os.fstat(fd).st_ino == known:
-                return path
-        finally:
-            os.close(fd)
-    return ""
-
-
-def convert(document: Any, version: str = "1.0.0") -> dict[str, Any]:
-    """A result in a version of the specification. Raises Error."""
-    try:
-        if isinstance(document, dict) and not document.get("cniVersion"):
-            # It is said to be in the version that it was asked in.
-            document = {**document, "cniVersion": version}
-        result = cni_result.parse(document, version)
-        if document["cniVersion"] == version:
-            return dict(document)
-        result.dns = cni_result.dns_of(document)
-        return cni_result.render(result, version)
-    except CniError as error:
-        raise Error(f"the result cannot be understood: {error.message}") from None
 
 
 def _is_flushed(error: Error) -> bool:
