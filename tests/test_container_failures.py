@@ -225,6 +225,7 @@ def test_all_is_free_after_everything_was_killed(lab: Lab) -> None:
     server = int((lab.directory / "root/networks/aardvark-dns/aardvark.pid").read_text())
     for pid in (pids["supervisor"], pids["driver"], pids["holder"]):
         kill(pid)
+    assert lab.run("container", "teardown", "c").stderr == ""
     assert lab.status()["state"] == "down"
     wait_for("the name server is ended", lambda: not is_alive(server))
     again = lab.setup("c", "--network", "lab")

@@ -30,7 +30,7 @@ import os
 
 from rootlessnet.errors import Error, Failures, reason, warn
 from rootlessnet.instance import containers as records
-from rootlessnet.instance import paths
+from rootlessnet.instance import paths, start
 from rootlessnet.networks import backend, definition, files, users
 from rootlessnet.networks.files import Lock
 
@@ -262,6 +262,7 @@ def teardown(id: str, *, instance: Instance | None = None) -> None:
 
     records.check(id)
     where = instance or paths.find()
+    start.heal(where)  # of an instance that was killed as a whole nothing is left to tear down
     if _is_known(where, id):
         inside.run(where, lambda: containers.teardown(where, id))
 
@@ -271,6 +272,7 @@ def teardown_gone(*, instance: Instance | None = None) -> list[str]:
     from rootlessnet.networks import containers, inside
 
     where = instance or paths.find()
+    start.heal(where)
     if not records.names(where):
         return []
     return list(inside.run(where, lambda: containers.teardown_gone(where)))
@@ -312,8 +314,6 @@ def disconnect(id: str, network: str, *, instance: Instance | None = None) -> No
 
 def list_containers(*, instance: Instance | None = None) -> list[dict[str, Any]]:
     """All containers of the instance, as `container ls --json` shows them."""
-    from rootlessnet.instance import start
-
     where = instance or paths.find()
     start.heal(where)
     return [records.summary(record) for record in records.records(where)]
