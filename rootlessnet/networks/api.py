@@ -250,6 +250,7 @@ def setup(
         undo=lambda: containers.teardown(where, id),
         requested=requested or Requested(),
     )
+    _settle(where, result)
     return result
 
 
@@ -283,8 +284,9 @@ def reload(id: str, *, instance: Instance | None = None) -> None:
     from rootlessnet.networks import containers, inside
 
     where = instance or paths.find()
-    _known(where, id)
+    record = _known(where, id)
     inside.run(where, lambda: containers.reload(where, id))
+    _settle(where, record)
 
 
 def connect(id: str, network: Connection, *, instance: Instance | None = None) -> dict[str, Any]:
@@ -297,6 +299,7 @@ def connect(id: str, network: Connection, *, instance: Instance | None = None) -
     result: dict[str, Any] = inside.run(
         where, lambda: containers.connect(where, id, attachment, choice.name)
     )
+    _settle(where, result)
     return result
 
 
@@ -377,6 +380,13 @@ def _attachments(wanted: Iterable[Connection]) -> tuple[backend.Choice, list[Att
     connection.backend_limits(attachments, choice.name)
     choice.record()
     return choice, attachments
+
+
+def _settle(instance: Instance, record: dict[str, Any]) -> None:
+    if any(item["network"].get("dns_enabled") for item in record["networks"].values()):
+        from rootlessnet.networks import aardvark
+
+        aardvark.move(instance)
 
 
 def _is_known(instance: Instance, id: str) -> bool:

@@ -351,9 +351,7 @@ def _settle_names(instance: Instance, record: dict[str, Any], names: list[str]) 
     if record["backend"] != netavark.NAME:
         return
     if any(record["networks"][name]["network"].get("dns_enabled") for name in names):
-        current = state.read(instance)
-        scope = current["supervisor"].get("scope") if current else None
-        aardvark.settle(instance, dns.work_directory(instance), scope)
+        aardvark.check(dns.work_directory(instance))
 
 
 # -- take down -------------------------------------------------------------------------------------
