@@ -243,7 +243,7 @@ def _connect(argv: list[str]) -> int:
 
 
 def _disconnect(argv: list[str]) -> int:
-    parsed = _parse(argv, "disconnect NETWORK CONTAINER", (FORCE,), 2, 2)
+    parsed = _parse(argv, "disconnect NETWORK CONTAINER", (), 2, 2)
     if parsed is None:
         return 0
     values, (name, id) = parsed
