@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -324,6 +325,45 @@ def test_lists_for_people_and_programs(lab: Lab) -> None:
     text = lab.run("status").stdout
     for word in ("slirp4netns", "tap0", "podman1", "one", "10.99.0.2/24"):
         assert word in text
+
+
+def on_a_terminal(lab: Lab, *arguments: str, **environment: str) -> str:
+    """What a command prints on a terminal."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    env = {**lab.environment, "TERM": "xterm", "COLUMNS": "100", **environment}
+    try:
+        done = subprocess.run(
+            [PROGRAM, *arguments], env=env, stdin=subprocess.DEVNULL, stdout=theirs, check=False
+        )
+        assert done.returncode == 0
+        return os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_lists_on_a_terminal(lab: Lab) -> None:
+    lab.network("lab", "--subnet", "10.99.0.0/24")
+    lab.setup("one", "--network", "lab")
+    for arguments in (["container", "ls"], ["status"]):
+        text = on_a_terminal(lab, *arguments)
+        assert "one" in text and "10.99.0.2/24" in text
+        assert "\x1b[" in text
+        assert "\x1b[3" not in on_a_terminal(lab, *arguments, NO_COLOR="1")
+    assert "└── " in on_a_terminal(lab, "status")
+
+
+def test_namespace_of_a_user_namespace_below(lab: Lab) -> None:
+    lab.network("lab", "--subnet", "10.99.0.0/24")
+    child = holder_of_a_namespace(lab, "unshare", "--user", "--map-root-user")
+    lab.setup("nested", "--pid", str(child.pid), "--network", "lab")
+    lab.setup("other", "--network", "lab")
+    assert lab.answers("other", "10.99.0.2")
+    assert lab.fetch("nested", f"http://{OUTSIDE}/") == "the internet"
+    lab.run("container", "teardown", "nested")
+    assert lab.used_addresses() == ["10.99.0.3"]
 
 
 def test_force_ends_containers_too(lab: Lab) -> None:

@@ -10,6 +10,7 @@ from rootlessnet.errors import UsageError, set_debug
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 
 class Option:
@@ -105,6 +106,15 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def last(values: Values, name: str) -> str:
     """The value of an option that was given last; empty when it was not given."""
     return values.get(name, [""])[-1]
+
+
+def leave(status: int) -> NoReturn:
+    """End the program here, without the milliseconds that Python takes to give its memory back."""
+    import os
+    import sys
+
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def no_words(words: Sequence[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from rootlessnet.cli import arguments
 from rootlessnet.errors import Error, Failures, UsageError
 
@@ -61,6 +63,8 @@ def main(argv: list[str]) -> int:
         for name, text in COMMANDS.items():
             print(f"  {name:<10}{text}")
         return 0
+    # Short-lived, and nothing to collect in it.
+    gc.disable()
     command = {
         "setup": _setup,
         "teardown": _teardown,
@@ -138,7 +142,7 @@ def _setup(argv: list[str]) -> int:
     except Error as error:
         raise Error(attempt) from error
     print_record(record, "json" in values)
-    return 0
+    arguments.leave(0)
 
 
 def print_record(record: dict[str, Any], as_json: bool) -> None:
@@ -203,7 +207,7 @@ def _teardown(argv: list[str]) -> int:
             print(id)
     if failed:
         raise Failures("tear down containers", failed)
-    return 0
+    arguments.leave(0)
 
 
 def _reload(argv: list[str]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from rootlessnet.cli import arguments
 from rootlessnet.errors import Error, Failures, UsageError
 
@@ -67,6 +69,8 @@ def main(argv: list[str]) -> int:
         for name, text in COMMANDS.items():
             print(f"  {name:<12}{text}")
         return 0
+    # Short-lived, and nothing to collect in it.
+    gc.disable()
     command = {
         "backend": _backend,
         "create": _create,
@@ -239,11 +243,11 @@ def _connect(argv: list[str]) -> int:
     except Error as error:
         raise Error(f"connect container {id} to network {name}") from error
     print_record(record, "json" in values)
-    return 0
+    arguments.leave(0)
 
 
 def _disconnect(argv: list[str]) -> int:
-    parsed = _parse(argv, "disconnect NETWORK CONTAINER", (FORCE,), 2, 2)
+    parsed = _parse(argv, "disconnect NETWORK CONTAINER", (), 2, 2)
     if parsed is None:
         return 0
     values, (name, id) = parsed
@@ -254,7 +258,7 @@ def _disconnect(argv: list[str]) -> int:
         api.disconnect(id, name, instance=paths.find(arguments.last(values, "static-dir")))
     except Error as error:
         raise Error(f"disconnect container {id} from network {name}") from error
-    return 0
+    arguments.leave(0)
 
 
 def _ls(argv: list[str]) -> int:

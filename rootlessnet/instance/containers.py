@@ -259,7 +259,11 @@ def pin(instance: Instance, id: str) -> str:
 
 def remove_pins(instance: Instance) -> None:
     """Remove the files, when there is nobody inside who could have mounts on them."""
-    for id in names(instance):
+    try:
+        listed = names(instance)
+    except OSError:
+        return  # a directory that cannot be read, of which the rest of a removal tells
+    for id in listed:
         try:
             os.unlink(pin(instance, id))
         except OSError:

@@ -152,7 +152,7 @@ class Keeper:
                 break
             except OSError:
                 self._is_due = True  # some were lost (ENOBUFS)
-                continue
+                break
             for index in links.deleted(data):
                 self._deleted[index] = None
         while len(self._deleted) > _MOST_REMEMBERED:

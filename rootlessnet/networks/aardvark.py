@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 
 from rootlessnet.errors import debug, warn
-from rootlessnet.instance import dns
+from rootlessnet.instance import dns, start, state
 from rootlessnet.kernel import namespaces
 
 TYPE_CHECKING = False
@@ -35,14 +35,21 @@ def running(work: str) -> int | None:
     return dns.running(work, namespaces.inode("self", "net"))
 
 
-def settle(instance: Instance, work: str, scope: str | None) -> None:
-    """After a container with names was attached: warn if nobody serves them, and move a server that
-    has just been started out of the unit of whoever started it."""
-    pid = running(work)
-    if pid is None:
+def check(work: str) -> None:
+    """Warn if nobody serves names, after a container with names was attached; called inside."""
+    if running(work) is None:
         warn("aardvark-dns does not run: containers do not find each other by name")
+
+
+def move(instance: Instance) -> None:
+    """Move a server that has just been started to the instance's scope, out of the unit of whoever
+    started it; called where the caller is, since the system's bus is not to be seen inside."""
+    current, holder = state.read(instance), state.read_holder(instance)
+    scope = current["supervisor"].get("scope") if current else None
+    if not scope or holder is None:
         return
-    if scope is None:
+    pid = dns.running(dns.work_directory(instance), holder.netns)
+    if pid is None:
         return
     from rootlessnet.systemd.scope import Mover, cgroups_of
 
@@ -55,7 +62,9 @@ def settle(instance: Instance, work: str, scope: str | None) -> None:
     except OSError as error:
         problem = str(error.strerror)
     if problem:
-        warn(
+        # From inside the next command outside can do it.
+        tell = debug if start.is_inside(instance) else warn
+        tell(
             "aardvark-dns is not in the instance's systemd scope, so names may stop being resolved "
             f"with the unit that started it: {problem}"
         )

@@ -30,7 +30,7 @@ import os
 
 from rootlessnet.errors import Error, Failures, reason, warn
 from rootlessnet.instance import containers as records
-from rootlessnet.instance import paths
+from rootlessnet.instance import paths, start
 from rootlessnet.networks import backend, definition, files, users
 from rootlessnet.networks.files import Lock
 
@@ -264,6 +264,7 @@ def setup(
         undo=lambda: containers.teardown(where, id),
         requested=requested or Requested(),
     )
+    _settle(where, result)
     return result
 
 
@@ -286,6 +287,7 @@ def teardown(id: str, *, instance: Instance | None = None) -> None:
 
     records.check(id)
     where = instance or paths.find()
+    start.heal(where)  # of an instance that was killed as a whole nothing is left to tear down
     if _is_known(where, id):
         inside.run(where, lambda: containers.teardown(where, id))
 
@@ -295,6 +297,7 @@ def teardown_gone(*, instance: Instance | None = None) -> list[str]:
     from rootlessnet.networks import containers, inside
 
     where = instance or paths.find()
+    start.heal(where)
     if not records.names(where):
         return []
     return list(inside.run(where, lambda: containers.teardown_gone(where)))
@@ -305,8 +308,9 @@ def reload(id: str, *, instance: Instance | None = None) -> None:
     from rootlessnet.networks import containers, inside
 
     where = instance or paths.find()
-    _known(where, id)
+    record = _known(where, id)
     inside.run(where, lambda: containers.reload(where, id))
+    _settle(where, record)
 
 
 def connect(id: str, network: Connection, *, instance: Instance | None = None) -> dict[str, Any]:
@@ -319,6 +323,7 @@ def connect(id: str, network: Connection, *, instance: Instance | None = None) -
     result: dict[str, Any] = inside.run(
         where, lambda: containers.connect(where, id, attachment, choice.name)
     )
+    _settle(where, result)
     return result
 
 
@@ -336,8 +341,6 @@ def disconnect(id: str, network: str, *, instance: Instance | None = None) -> No
 
 def list_containers(*, instance: Instance | None = None) -> list[dict[str, Any]]:
     """All containers of the instance, as `container ls --json` shows them."""
-    from rootlessnet.instance import start
-
     where = instance or paths.find()
     start.heal(where)
     return [records.summary(record) for record in records.records(where)]
@@ -401,6 +404,13 @@ def _attachments(wanted: Iterable[Connection]) -> tuple[backend.Choice, list[Att
     connection.backend_limits(attachments, choice.name)
     choice.record()
     return choice, attachments
+
+
+def _settle(instance: Instance, record: dict[str, Any]) -> None:
+    if any(item["network"].get("dns_enabled") for item in record["networks"].values()):
+        from rootlessnet.networks import aardvark
+
+        aardvark.move(instance)
 
 
 def _is_known(instance: Instance, id: str) -> bool:

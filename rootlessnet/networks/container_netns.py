@@ -105,7 +105,7 @@ def bind(path: str, fd: int) -> None:
         # What is there is left from an instance that was killed: the name is ours alone.
         release(path)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o600))
-        libc.mount(f"/proc/self/fd/{fd}", path, flags=libc.MS_BIND)
+        libc.bind(f"/proc/self/fd/{fd}", path)
     except OSError as error:
         raise Error("pin the network namespace") from error
 
@@ -114,7 +114,7 @@ def release(path: str) -> None:
     """Unbind it and remove the file; nothing there is no error. Raises OSError."""
     for _ in range(16):
         try:
-            libc.umount2(path, libc.MNT_DETACH)
+            libc.detach(path)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOENT):
                 raise

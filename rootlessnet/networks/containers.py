@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from rootlessnet.instance.paths import Instance
     from rootlessnet.networks.container_netns import Wanted
 
-_PATIENCE = 60.0
-"""Seconds for the others before us."""
+_PATIENCE = 180.0
+"""Seconds for the others before us: a hundred at once are a lot, but each of them ends in time."""
 
 
 class Session:
@@ -358,9 +358,7 @@ def _settle_names(instance: Instance, record: dict[str, Any], names: list[str]) 
     if record["backend"] != netavark.NAME:
         return
     if any(record["networks"][name]["network"].get("dns_enabled") for name in names):
-        current = state.read(instance)
-        scope = current["supervisor"].get("scope") if current else None
-        aardvark.settle(instance, dns.work_directory(instance), scope)
+        aardvark.check(dns.work_directory(instance))
 
 
 # -- take down -------------------------------------------------------------------------------------
@@ -529,6 +527,10 @@ def _reload(instance: Instance, record: dict[str, Any]) -> None:
             for attachment in container.attachments:
                 item = record["networks"][attachment.network.name]
                 attachment.static_mac = attachment.static_mac or containers.mac(item)
+                if record["backend"] != netavark.NAME:
+                    # Nobody but the plugins has the addresses.
+                    own = [text.partition("/")[0] for text in containers.addresses(item)]
+                    attachment.static_ips = own or attachment.static_ips
             statuses = runtime(record).reload(container, _work(instance))
             _take_note(record, list(record["networks"]), statuses, path)
         _keep_addresses(record, list(record["networks"]))
