@@ -5,9 +5,9 @@
     api.retarget(instance, "container:ID", target)    its addresses are others now
     api.remove(instance, "container:ID")              no more
 
-The owner says when rules go: "user" when they are removed, "container:ID" likewise, "named:NAME" with
-that named lease, and those of `hold` with the last process that has its descriptor. Without a target
-a rule leads to the instance's own address. The listing needs no forwarder.
+The owner says when rules go: "user" when they are removed, "container:ID" likewise, "named:NAME"
+with that named lease, and those of `hold` with the last process that has its descriptor. Without a
+target a rule leads to the instance's own address. The listing needs no forwarder.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def records(instance: Instance) -> list[tuple[str, Rule, str]]:
 
 
 def hold(instance: Instance, wanted: Sequence[Rule], *, source_ip: str = "") -> int:
-    """Publish rules that go with a descriptor, which the caller owns: when the last process that has
-    it has ended, in whatever way, they are withdrawn. Raises Error."""
+    """Publish rules that go with a descriptor, which the caller owns: when the last process that
+    has it has ended, in whatever way, they are withdrawn. Raises Error."""
     import secrets
 
     owner = f"{files.LEASE}:{secrets.token_hex(8)}"

@@ -1,11 +1,13 @@
 """Lets a port of the host listen while something inside does.
 
-So a client is refused by the kernel when nobody would answer it, instead of being accepted and reset.
-That a listener inside has ended the kernel tells (rootlessnet.ports.diag); that a new one is there it
-does not, so as long as a port is shut it is looked after: often at first, and after somebody has
-entered, more seldom when nothing comes of it. While all ports are open nothing is done.
+So a client is refused by the kernel when nobody would answer it, instead of being accepted and
+reset. That a listener inside has ended the kernel tells (rootlessnet.ports.diag); that a new one is
+there it does not, so as long as a port is shut it is looked after: often at first, and after
+somebody has entered, more seldom when nothing comes of it. While all ports are open nothing is
+done.
 
-Behind a bridge this needs the path of the container's namespace; without it the port always listens.
+Behind a bridge this needs the path of the container's namespace; without it the port always
+listens.
 """
 
 from __future__ import annotations

@@ -186,7 +186,8 @@ def join(loop: Loop, client: _socket.socket, server: _socket.socket) -> None:
 
 class Opening:
     """A connection on its way to the server: each address in turn, with the client's own address if
-    that is wanted. If that stays unanswered, the server may have no way back: it is tried without."""
+    that is wanted. If that stays unanswered, the server may have no way back: it is tried
+    without."""
 
     __slots__ = ("address", "client", "loop", "place", "plain", "port", "sock", "target", "ways")
 
