@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rootlessnet.instance.paths import Instance
 
 _MOST_WORKERS = 4
-_IDLE_SECONDS = 5.0
+_IDLE_SECONDS = 2.0
 _RETRY = 0.25
 _SECONDS = 10.0
 _OWN = "the instance itself"

@@ -83,7 +83,7 @@ def running() -> Iterator[None]:
     net = Rootlessnet()
     with (
         tempfile.TemporaryDirectory(dir=runtime_dir()) as directory,
-        contextlib.ExitStack() as all_,
+        contextlib.ExitStack() as stack,
     ):
         rootfs = Path(directory) / "rootfs"
         rootfs.mkdir()
