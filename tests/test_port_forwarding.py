@@ -94,13 +94,14 @@ inside="nsenter -t $pid -n"
 $inside ip link set lo up
 for n in 2 3; do
 $inside ip address add 10.99.0.$n/24 dev eth0
-$inside ip address add fd99::$n/64 dev eth0 nodad
 done
+$inside ip address add fd99::2/64 dev eth0 nodad
+# Deprecated, or it would be the address from which the server answers datagrams to the other.
+$inside ip address add fd99::3/64 dev eth0 nodad preferred_lft 0
 $inside ip link set eth0 up
 {route}
 $inside {server} 80 & echo $! >> {file}
 read x
-kill $pid $(tail -1 {file})
 """
 ROUTE = """$inside ip route add default via 10.99.0.1
 $inside ip -6 route add default via fd99::1"""
@@ -113,10 +114,13 @@ def container(net: Net, tmp_path: Path, route: str = ROUTE) -> Iterator[int]:
     script = BRIDGE.format(file=file, server=" ".join(SERVER), route=route)
     child = net.start("enter", "--", "sh", "-c", script)
     assert child.stdout is not None and child.stderr is not None
-    line = child.stdout.readline()
-    assert line == "up\n", child.communicate(timeout=10)
-    yield int(file.read_text().split()[0])
-    net.release(child)
+    try:
+        assert child.stdout.readline() == "up\n"
+        yield int(file.read_text().split()[0])
+    finally:
+        for pid in map(int, file.read_text().split()):
+            kill(pid)
+        net.release(child)
 
 
 def target(pid: int, last: int = 2) -> object:
@@ -159,8 +163,6 @@ def test_a_container_that_moves(net: Net, tmp_path: Path) -> None:
             assert reader.readline().split()[2] == "10.99.0.2"
             api.retarget(instance(net), api.container("c1"), target(pid, 3))  # type: ignore[arg-type]
             assert ask(MACHINE, port).split()[2] == "10.99.0.3"
-            seen, own = who_udp(MACHINE, port)
-            assert seen == own
             before.sendall(b"still here\n")
             assert reader.readline() == "xstill here\n"
         assert {entry["host_port"] for entry in listing(net)} == {port, other}
@@ -170,6 +172,7 @@ def test_a_container_without_a_way_back(net: Net, tmp_path: Path) -> None:
     """On an internal network there is no default route: it works without the client's address."""
     with container(net, tmp_path, route="") as pid:
         port, _ = publish(net, pid)
+        assert who(MACHINE, port)[0].split()[0] == "10.99.0.1"
         assert who(MACHINE, port)[0].split()[0] == "10.99.0.1"
         assert "the client's address is not kept (the server has no way back to it)" in net.log()
         assert who(MACHINE, port)[0].split()[0] == "10.99.0.1"
