@@ -329,10 +329,8 @@ def test_bundle_that_makes_no_sense(lab: Lab, tmp_path: Path) -> None:
     config.write_text("[")
     assert hook(lab, "createRuntime", state).stderr.startswith(f"{attempt}read {config}: ")
     config.write_text('{"linux": {"namespaces": [{"type": "network"}]}}')
-    (said, advice) = hook(lab, "createRuntime", state).stderr.splitlines()
-    assert said.endswith("it does not belong to the instance's user namespace") or (
-        "it is the instance's own" in said
-    )
+    said = hook(lab, "createRuntime", state).stderr.splitlines()
+    assert said[0].endswith("it does not belong to the instance's user namespace")
     assert lab.ls() == []
 
 

@@ -6,7 +6,7 @@ import os
 
 from rootlessnet.cli import arguments
 from rootlessnet.cli.enter import read_request
-from rootlessnet.errors import Error
+from rootlessnet.errors import Error, debug
 from rootlessnet.instance import named, paths, start, state
 
 TYPE_CHECKING = False
@@ -49,7 +49,17 @@ def main(argv: list[str]) -> int:
                 hint="choose another name, or end it: rootlessnet down --name " + name,
             )
         named.add(instance, name, os.getpid())
-        _publish(instance, name, wanted, new=True)
+        held = -1
+        if wanted:
+            from rootlessnet.ports import api
+
+            try:
+                # They go with this process, however it ends, as the lease does.
+                held = api.hold(instance, wanted)
+            except BaseException:
+                named.remove(instance, name)
+                raise
+        debug(f"ports on descriptor {held}")
         return _stay(instance, requested, name, taken)
     if record is None:
         named.add(instance, name)

@@ -2,8 +2,8 @@
 
 It is a program of its own, started by the supervisor when somebody wants a port for the first time,
 and again when it dies while there are rules; a supervisor that takes over adopts it. It ends by
-itself when there is nothing more to forward, when it is told to, and, by the exit pipe that it shares
-with the driver, when supervisor and holder are both gone.
+itself when there is nothing more to forward, when it is told to, and, by the exit pipe that it
+shares with the driver, when supervisor and holder are both gone.
 
 <instance>/ports/, of which this knows
     wanted        written by who wants a port; the supervisor watches the directory

@@ -6,8 +6,9 @@
     api.remove(instance, "container:ID")              no more
 
 The owner says when rules go: "user" when they are removed, "container:ID" and "named:NAME" with the
-record of that container or named lease, and those of `hold` with the last process that has its descriptor. Without a target
-a rule leads to the instance's own address. The listing needs no forwarder.
+record of that container or named lease, and those of `hold` with the last process that has its
+descriptor. Without a target a rule leads to the instance's own address. The listing needs no
+forwarder.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ def records(instance: Instance) -> list[tuple[str, Rule, str]]:
 
 
 def hold(instance: Instance, wanted: Sequence[Rule], *, source_ip: str = "") -> int:
-    """Publish rules that go with a descriptor, which the caller owns: when the last process that has
-    it has ended, in whatever way, they are withdrawn. Raises Error."""
+    """Publish rules that go with a descriptor, which the caller owns: when the last process that
+    has it has ended, in whatever way, they are withdrawn. Raises Error."""
     import secrets
 
     owner = f"{files.LEASE}:{secrets.token_hex(8)}"

@@ -31,7 +31,7 @@ class Peer:
 
     def is_ours(self) -> bool:
         """Whether it has our uid."""
-        return self.uid == os.geteuid()
+        return bool(self.uid == os.geteuid())
 
     def is_outside(self) -> bool:
         """Whether it is in our own network namespace, the host's."""

@@ -1,4 +1,5 @@
-"""Who listens inside: asked of the kernel by sock_diag(7), on a socket of that network namespace."""
+"""Who listens inside: asked of the kernel by sock_diag(7), on a socket of that network
+namespace."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class Diag:
         """Whether a connection to the address would find a TCP listener."""
         family, packed = _packed(address)
         answer = self._ask(family, _REQUEST, 1 << _LISTEN, packed, port)
-        return _HEADER.unpack_from(answer)[1] == _SOCK_DIAG_BY_FAMILY
+        return bool(_HEADER.unpack_from(answer)[1] == _SOCK_DIAG_BY_FAMILY)
 
     def listening(self) -> set[int]:
         """Every port on which something listens, on whatever address."""
@@ -73,8 +74,8 @@ class Diag:
 class Ends:
     """Tells when a listening socket of the namespace is gone: `fd` is readable then.
 
-    The kernel tells of every TCP socket that ends; a filter lets pass those with a port of their own
-    and without a peer.
+    The kernel tells of every TCP socket that ends; a filter lets pass those with a port of their
+    own and without a peer.
     """
 
     def __init__(self, fd: int) -> None:
@@ -83,8 +84,9 @@ class Ends:
 
         self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 4, fd)
         self._socket.setblocking(False)
-        # After 16 bytes of header and 4 of inet_diag_msg come the own port and the peer's: a classic
-        # BPF program that loads each and keeps the message when the one is not 0 and the other is.
+        # After 16 bytes of header and 4 of inet_diag_msg come the own port and the peer's: a
+        # classic BPF program that loads each and keeps the message when the one is not 0 and the
+        # other is.
         program = array.array("B")
         for code, true, false, value in (
             (0x28, 0, 0, 16 + 4),

@@ -5,21 +5,21 @@
         |
     socket <--- enter -p, up -p, port, container      (rootlessnet.ports.control)
 
-It is started by the supervisor (rootlessnet.instance.portkeeper) and lives in the host's namespaces.
-Rules are recorded before they are reported as made, so its successor has them all; what has an owner
-goes when the owner does: a lease's fifo hangs up, the record of a named lease or a container is
-removed.
+It is started by the supervisor (rootlessnet.instance.portkeeper) and lives in the host's
+namespaces. Rules are recorded before they are reported as made, so its successor has them all; what
+has an owner goes when the owner does: a lease's fifo hangs up, the record of a named lease or of a
+container is removed.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import resource
 import select
 import sys
 import time
+from functools import partial
 
 from rootlessnet.errors import Error, hint, reason
 from rootlessnet.instance import containers, named, paths, portkeeper, state
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rootlessnet.instance.paths import Instance
 
 _MOST_WORKERS = 4
-_IDLE_SECONDS = 5.0
+_IDLE_SECONDS = 2.0
 _RETRY = 0.25
 _SECONDS = 10.0
 _OWN = "the instance itself"
@@ -80,6 +80,7 @@ class _Worker:
 
     def send(self, order: dict[str, Any], fds: list[int]) -> None:
         """Raises OSError when it is gone or stuck."""
+        import json
         import socket
 
         socket.send_fds(self.channel, [json.dumps(order).encode()], fds)
@@ -362,9 +363,7 @@ class Forwarder:
     def _make(self, record: dict[str, Any], *, host_port: int = 0) -> Group:
         """Take a rule's ports. Raises Error, and has taken none then."""
         own = record["target"] is None
-        target = (
-            Target(self._own.v4, self._own.v6, local=True) if own else from_dict(record["target"])
-        )
+        target = self._own.copy() if own else from_dict(record["target"])
         rule = record["rule"]
         source_ip = record.get("source_ip") or self._source_ip
         group = Group(self._next_group, record["owner"], rule, target, own=own, source_ip=source_ip)
@@ -733,14 +732,14 @@ class Forwarder:
         watch(self._leases.fd, self._files_changed)
         watch(self._helper_pidfd, self._restart_helper)
         for number, worker in self._live_workers():
-            watch(worker.pidfd, lambda number=number: self._worker_ended(number))  # type: ignore[misc]
-            watch(worker.channel.fileno(), lambda worker=worker: self._hear(worker))  # type: ignore[misc]
+            watch(worker.pidfd, partial(self._worker_ended, number))
+            watch(worker.channel.fileno(), partial(self._hear, worker))
         for fd, owner in self._fifos.items():
-            watch(fd, lambda owner=owner: self._lease_changed(owner), 0)  # type: ignore[misc]
+            watch(fd, partial(self._lease_changed, owner), 0)
         for fd, client in self._clients.items():
             watch(fd, client.ready, client.events)
         for fd in self._gate.descriptors:
-            watch(fd, lambda fd=fd: self._gate.ended({fd}))  # type: ignore[misc]
+            watch(fd, partial(self._gate.ended, {fd}))
         for fd, _ in poll.poll(self._timeout()):
             handlers[fd]()
         now = time.monotonic()
@@ -790,7 +789,7 @@ class Forwarder:
         for watch, mask, name in self._leases.read():
             if watch in (self._leases_watch, self._containers_watch):
                 self._drop_dead()
-            elif name == state.STATE:
+            elif mask & inotify.IN_MOVED_TO and name == state.STATE:
                 self._instance_changed()
             elif mask & _IN_OPEN and name == _LEASE_FIFO:
                 self._gate.stir()
@@ -818,6 +817,8 @@ class Forwarder:
         self._gate.update(self._groups.values())
 
     def _hear(self, worker: _Worker) -> None:
+        import json
+
         try:
             data = worker.channel.recv(65536)
         except OSError:
@@ -886,6 +887,8 @@ class _Client:
             self.done = True
 
     def _read(self) -> None:
+        import json
+
         chunk = self._connection.recv(1 << 16)
         self._data += chunk
         if b"\n" in self._data:
@@ -899,6 +902,8 @@ class _Client:
             self.done = True
 
     def _say(self, answer: dict[str, Any]) -> None:
+        import json
+
         self._answer = json.dumps(answer).encode() + b"\n"
         self.events = select.POLLOUT
         try:

@@ -1,15 +1,18 @@
 """Lets a port of the host listen while something inside does.
 
-So a client is refused by the kernel when nobody would answer it, instead of being accepted and reset.
-That a listener inside has ended the kernel tells (rootlessnet.ports.diag); that a new one is there it
-does not, so as long as a port is shut it is looked after: often at first, and after somebody has
-entered, more seldom when nothing comes of it. While all ports are open nothing is done.
+So a client is refused by the kernel when nobody would answer it, instead of being accepted and
+reset. That a listener inside has ended the kernel tells (rootlessnet.ports.diag); that a new one is
+there it does not, so as long as a port is shut it is looked after: often at first, and after
+somebody has entered, more seldom when nothing comes of it. While all ports are open nothing is
+done.
 
-Behind a bridge this needs the path of the container's namespace; without it the port always listens.
+Behind a bridge this needs the path of the container's namespace; without it the port always
+listens.
 """
 
 from __future__ import annotations
 
+import os
 import time
 
 from rootlessnet.instance.logfile import say
@@ -25,6 +28,7 @@ _FAST, _SLOW, _IDLE = 0.002, 0.01, 0.05
 _FAST_SECONDS, _SLOW_SECONDS = 10.0, 120.0
 _SHARE = 50
 """Of the time at most one part in so many goes into looking."""
+_LET_GO_SECONDS = 2.0
 _MANY = 12
 """Ports from which one look at all listeners is cheaper than one at each."""
 
@@ -56,6 +60,7 @@ class Gate:
         self._places: dict[str, _Place | None] = {}
         self._since = time.monotonic()
         self._gated: list[Group] = []
+        self._gone: set[str] = set()
         self._shut: list[Group] = []
         self.due = 0.0
 
@@ -75,6 +80,7 @@ class Gate:
         wanted = {group.target.netns for group in gated}
         for path in set(self._places) - wanted:
             gone = self._places.pop(path)
+            self._gone.discard(path)
             if gone:
                 gone.close()
         for path in wanted - set(self._places):
@@ -122,9 +128,27 @@ class Gate:
     def tick(self) -> None:
         """Look whether something listens by now on what is shut."""
         began = time.monotonic()
+        self._let_go()
         self._shut = [group for group in self._gated if not all(group.open)]
         self._look(self._candidates())
         self._schedule(time.monotonic() - began)
+
+    def _let_go(self) -> None:
+        """Our sockets must not be what keeps a container's namespace: where its path has gone, they
+        are closed, and the ports are shut for good."""
+        for path, place in self._places.items():
+            if place and path and not os.path.exists(path):
+                place.close()
+                self._places[path] = None
+                self._gone.add(path)
+                self._look(
+                    [
+                        (group, index)
+                        for group in self._gated
+                        if group.target.netns == path
+                        for index in range(group.rule.count)
+                    ]
+                )
 
     def _candidates(self) -> list[tuple[Group, int]]:
         """The ports that are shut; of many only those on which something listens somewhere."""
@@ -158,10 +182,12 @@ class Gate:
 
     def _schedule(self, cost: float) -> None:
         self._shut = [group for group in self._gated if not all(group.open)]
-        if not self._shut:
-            self.due = 0.0
-            return
         now = time.monotonic()
+        shut = [group for group in self._shut if group.target.netns not in self._gone]
+        if not shut:
+            watched = any(path and place for path, place in self._places.items())
+            self.due = now + _LET_GO_SECONDS if watched else 0.0
+            return
         age = now - self._since
         pause = _FAST if age < _FAST_SECONDS else _SLOW if age < _SLOW_SECONDS else _IDLE
         self.due = now + max(pause, cost * _SHARE)
@@ -186,6 +212,6 @@ class Gate:
             return False
         place = self._places.get(group.target.netns)
         if place is None:
-            return True
+            return group.target.netns not in self._gone
         port = group.rule.port + index
         return any(place.diag.is_listening(address, port) for address in addresses)

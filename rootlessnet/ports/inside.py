@@ -1,9 +1,9 @@
 """What the instance's network namespace needs so that a forwarded connection keeps its client's
 address, and the sockets that are made in it.
 
-A socket belongs to the namespace in which it was made, wherever it is used. One that is bound to the
-client's own address (IP_TRANSPARENT) shows that to the server; what is left to do is to bring the
-server's answers back to it, as in this namespace nobody has that address:
+A socket belongs to the namespace in which it was made, wherever it is used. One that is bound to
+the client's own address (IP_TRANSPARENT) shows that to the server; what is left to do is to bring
+the server's answers back to it, as in this namespace nobody has that address:
 
     a server in the namespace itself      the socket is marked; the kernel gives an accepted
                                           connection the mark of its first packet
@@ -120,7 +120,8 @@ def _filter() -> None:
         raise OSError(errno.EOPNOTSUPP, first.removeprefix("/dev/stdin:"), "nft")
 
 
-# -- the rule and the route, by rtnetlink(7) --------------------------------------------------------
+# -- the rule and the route, by rtnetlink(7) --
+# --------------------------------------------------------
 
 _RTM_NEWROUTE = 24
 _RTM_NEWRULE = 32
@@ -180,7 +181,8 @@ def _ask(netlink: _socket.socket, kind: int, body: bytes) -> None:
         raise OSError(-code, os.strerror(-code), "policy routing")
 
 
-# -- sockets ----------------------------------------------------------------------------------------
+# -- sockets
+# ----------------------------------------------------------------------------------------
 
 _SOL_IP, _SOL_IPV6 = 0, 41
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
@@ -189,11 +191,11 @@ _UDP_BUFFER = 4 << 20
 
 
 def make(kind: str) -> _socket.socket:
-    """A socket of this namespace: "t" or "u" for the protocol, "4" or "6", and "m" when it is marked
-    ("-" when not). It may be bound to an address that nobody has here. Raises OSError."""
+    """A socket of this namespace: "t" or "u" for the protocol, "4" or "6", and "m" when it is
+    marked ("-" when not). It may be bound to an address that nobody has here. Raises OSError."""
     import socket
 
-    proto, version, mark = kind
+    proto, version, mark = kind[0], kind[1], kind[2]
     family = socket.AF_INET if version == "4" else socket.AF_INET6
     made = socket.socket(
         family,

@@ -3,8 +3,8 @@ does.
 
 A port that nobody listens on inside is bound but does not listen, so a client is refused by the
 kernel, as it would be inside. shutdown(2) takes a listening socket back to that state and listen(2)
-brings it out again; the port stays ours all the time. For that SO_REUSEADDR is off while it does not
-listen, or another program that has it set could take the port too.
+brings it out again; the port stays ours all the time. For that SO_REUSEADDR is off while it does
+not listen, or another program that has it set could take the port too.
 """
 
 from __future__ import annotations
@@ -59,14 +59,16 @@ def _bind(rule: Rule, number: int, version: int) -> _socket.socket:
     # The kernel chooses. It would take a port back that was not asked for by its number, once the
     # socket does not listen.
     for _ in range(_ATTEMPTS):
-        with _bind_to(rule, 0, version) as chosen:
-            try:
-                port = chosen.getsockname()[1]
-                if rule.proto == "udp":
-                    chosen.close()
-                return _bind_to(rule, port, version)
-            except Error:
-                continue  # somebody was faster
+        chosen = _bind_to(rule, 0, version)
+        try:
+            port = chosen.getsockname()[1]
+            if rule.proto == "udp":
+                chosen.close()
+            return _bind_to(rule, port, version)
+        except Error:
+            continue  # somebody was faster
+        finally:
+            chosen.close()
     raise Error(f"publish {rule}: there is no free port")
 
 

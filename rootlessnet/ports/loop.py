@@ -12,8 +12,8 @@ What the forwarder tells it, as JSON with descriptors:
     close      a group is no more; connections go on
     pool       another helper makes the sockets inside
 
-When the forwarder is gone a worker closes all listeners at once, so that the next forwarder can have
-the ports, and goes on with what is open until that has ended, or the instance has.
+When the forwarder is gone a worker closes all listeners at once, so that the next forwarder can
+have the ports, and goes on with what is open until that has ended, or the instance has.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import _socket
 import errno
 import heapq
-import json
 import os
 import resource
 import select
@@ -230,6 +229,8 @@ class Loop:
         self, worker: int, listener: int, client: _socket.socket, address: tuple[str, int]
     ) -> bool:
         """Give a connection that was just accepted to another worker."""
+        import json
+
         fds = client.fileno().to_bytes(4, "little")
         text = json.dumps([listener, address[0], address[1]]).encode()
         try:
@@ -246,6 +247,8 @@ class Loop:
             return
         if not fds:
             return
+        import json
+
         number, host, port = json.loads(text)
         listener = self._listeners.get(number)
         client = _socket.socket(fileno=fds[0])
@@ -259,6 +262,8 @@ class Loop:
     # -- the forwarder -----------------------------------------------------------------------------
 
     def _tell(self, *words: object) -> None:
+        import json
+
         try:
             self._channel.send(json.dumps(words).encode())
         except OSError:
@@ -283,6 +288,8 @@ class Loop:
         if not data:
             self._drain()
             return
+        import json
+
         order = json.loads(data)
         action = getattr(self, f"_do_{order['do']}")
         action(order, fds)

@@ -1,8 +1,9 @@
-"""Inside a podman-machine virtual machine: its gvproxy forwards a port of the real host only when it
-is told to.
+"""Inside a podman-machine virtual machine: its gvproxy forwards a port of the real host only when
+it is told to.
 
-Which machine this is podman leaves in a file, as its images do: empty or the name of the hypervisor.
-WSL has no gvproxy; a containers.conf with machine_enabled is an image that is older than the file.
+Which machine this is podman leaves in a file, as its images do: empty or the name of the
+hypervisor. WSL has no gvproxy; a containers.conf with machine_enabled is an image that is older
+than the file.
 """
 
 from __future__ import annotations

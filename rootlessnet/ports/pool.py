@@ -1,7 +1,7 @@
 """Sockets of the instance's network namespace, at hand before they are needed.
 
-A helper process lives in the instance's user namespace and makes them; they come over in batches, by
-SCM_RIGHTS, while the last ones are still being used. So a connection costs no message.
+A helper process lives in the instance's user namespace and makes them; they come over in batches,
+by SCM_RIGHTS, while the last ones are still being used. So a connection costs no message.
 
 Only a thread of the helper is in the network namespace: whoever looks for the processes that use it
 (rootlessnet.instance.look) goes by their main threads, and must not find this one.

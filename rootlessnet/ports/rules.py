@@ -114,7 +114,7 @@ def from_list(fields: Sequence[Any]) -> Rule:
             raise ValueError(f"not a rule: {fields!r}")
         if host_ip and _address(host_ip) != host_ip:
             raise ValueError(f"not an address: {host_ip!r}")
-    except (TypeError, Error) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"not a rule: {fields!r}") from error
     if not (0 <= host_port <= 65536 - count and 1 <= port <= 65536 - count and count >= 1):
         raise ValueError(f"not a rule: {fields!r}")

@@ -16,12 +16,14 @@ class Target:
     """Addresses by family ("" where there is none).
 
     local: they are the network namespace's own, not those of a container behind a bridge. keep4 and
-    keep6: whether the server is to see the client's own address. name is what people are shown. netns
-    is the path of the container's network namespace inside the instance, where it is known: then the
-    host's port listens only while something in it does. group is the forwarder's number for it.
+    keep6: whether the server is to see the client's own address. name is what people are shown.
+    netns is the path, inside the instance, of the container's network namespace, where it is known:
+    then the host's port listens only while something in it does. group is the forwarder's number
+    for it, strikes counts connections in a row that were not answered with the client's address but
+    without.
     """
 
-    __slots__ = ("group", "keep4", "keep6", "local", "name", "netns", "v4", "v6")
+    __slots__ = ("group", "keep4", "keep6", "local", "name", "netns", "strikes", "v4", "v6")
     _FIELDS = ("keep4", "keep6", "local", "name", "netns", "v4", "v6")
 
     def __init__(self, v4: str, v6: str, *, local: bool, name: str = "", netns: str = "") -> None:
@@ -32,6 +34,11 @@ class Target:
         self.name = name or v4 or v6
         self.netns = netns
         self.group = 0
+        self.strikes = 0
+
+    def copy(self) -> Target:
+        """Another one with the same addresses."""
+        return Target(self.v4, self.v6, local=self.local, name=self.name, netns=self.netns)
 
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._FIELDS}

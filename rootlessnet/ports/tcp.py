@@ -32,6 +32,10 @@ _IN, _OUT, _ERR, _HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select
 _RESET = struct.pack("ii", 1, 0)
 _GONE = -1
 _SNAT_AFTER = 1.0
+_SNAT_AFTER_LOCAL = 0.03
+"""Within the namespace every answer is immediate, but for a full queue, and for IPv6 resets to ::1,
+which do not come back at all."""
+_STRIKES = 2
 _CONNECT_SECONDS = 30.0
 
 
@@ -186,7 +190,8 @@ def join(loop: Loop, client: _socket.socket, server: _socket.socket) -> None:
 
 class Opening:
     """A connection on its way to the server: each address in turn, with the client's own address if
-    that is wanted. If that stays unanswered, the server may have no way back: it is tried without."""
+    that is wanted. If that stays unanswered, the server may have no way back: it is tried
+    without."""
 
     __slots__ = ("address", "client", "loop", "place", "plain", "port", "sock", "target", "ways")
 
@@ -226,7 +231,8 @@ class Opening:
             self.sock = sock
             self.loop.watch(sock.fileno(), _OUT, self._answered)
             if keep:
-                self.loop.later(_SNAT_AFTER, partial(self._unanswered, sock, version, host))
+                patience = _SNAT_AFTER_LOCAL if self.target.local else _SNAT_AFTER
+                self.loop.later(patience, partial(self._unanswered, sock, version, host))
             self.loop.later(_CONNECT_SECONDS, partial(self._give_up, sock))
             return
         reset(self.client)
@@ -250,6 +256,7 @@ class Opening:
                 self.loop.refused(self.target, self.port)
             self.begin()
         else:
+            self.target.strikes = 0
             self._joined(sock)
 
     def _unanswered(self, sock: _socket.socket, version: str, host: str) -> None:
@@ -260,7 +267,9 @@ class Opening:
             plain, done = start(
                 self.loop, self.target, version, (host, self.port), self.address, False
             )
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.ECONNREFUSED:
+                self._refused(sock)
             return
         self.plain = plain
         if done:
@@ -272,16 +281,29 @@ class Opening:
         plain, sock = self.plain, self.sock
         assert plain is not None and sock is not None
         self.loop.forget(plain.fileno(), unregister=bool(mask))
-        if plain.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
+        code = plain.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        if code:
             self.plain = None
             plain.close()
+            if code == errno.ECONNREFUSED:
+                self._refused(sock)
             return
-        version = "6" if plain.family == _socket.AF_INET6 else "4"
-        self.loop.lost_source(self.target, version, "the server has no way back to it")
+        self.target.strikes += 1
+        if self.target.strikes >= _STRIKES and not self.target.local:
+            version = "6" if plain.family == _socket.AF_INET6 else "4"
+            self.loop.lost_source(self.target, version, "the server has no way back to it")
         self.loop.forget(sock.fileno(), unregister=True)
         sock.close()
         self.plain = None
         self._joined(plain)
+
+    def _refused(self, sock: _socket.socket) -> None:
+        """Nothing listens there: whatever the first attempt is still waiting for."""
+        self.loop.forget(sock.fileno(), unregister=True)
+        sock.close()
+        self.sock = None
+        self.loop.refused(self.target, self.port)
+        self.begin()
 
     def _drop_plain(self) -> None:
         if self.plain is not None:

@@ -1,9 +1,9 @@
 """UDP: a flow for each client, until it has been silent for a while.
 
 A flow has a socket inside, bound to the client's address where that is kept, and connected to the
-server. Datagrams of the client come by the rule's own socket first; a flow that goes on gets a socket
-at the host too, connected to the client, so that both ways are read and written without an address.
-What is sent back comes from the very address that the client had sent to.
+server. Datagrams of the client come by the rule's own socket first; a flow that goes on gets a
+socket at the host too, connected to the client, so that both ways are read and written without an
+address. What is sent back comes from the very address that the client had sent to.
 
 A client on loopback that keeps its address is on loopback inside as well, and there a server that
 listens on all addresses answers from its own loopback address, not from the one that was asked. So

@@ -112,7 +112,7 @@ def _mount(root: str, text: str) -> None:
             return
         if not stat.S_ISREG(os.fstat(fds[1]).st_mode):
             raise OSError(errno.ELOOP, "it is a link, or no file")
-        _cover(*fds, text)
+        _cover(fds[0], fds[1], text)
     finally:
         for fd in fds:
             os.close(fd)
