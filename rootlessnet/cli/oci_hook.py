@@ -82,9 +82,7 @@ def _tell_runtime(error: Error) -> None:
             return
         if os.readlink("/proc/self") != str(os.getpid()):
             return  # in another pid namespace, where numbers mean nothing
-        fd = os.open(
-            f"/proc/{os.getppid()}/fd/2", os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK
-        )
+        fd = _stderr_of(os.getppid())
     except OSError:
         return
     advice = hint(error)
@@ -95,3 +93,19 @@ def _tell_runtime(error: Error) -> None:
         pass
     finally:
         os.close(fd)
+
+
+def _stderr_of(pid: int) -> int:
+    """Raises OSError."""
+    from rootlessnet.kernel import libc
+
+    pidfd = os.pidfd_open(pid)
+    try:
+        return libc.pidfd_getfd(pidfd, 2)
+    except OSError:
+        # Not allowed everywhere (kernel.yama.ptrace_scope). By its path it is another open file,
+        # so in a regular one the runtime may write over what we have written.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK
+        return os.open(f"/proc/{pid}/fd/2", flags)
+    finally:
+        os.close(pidfd)
