@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -19,12 +20,13 @@ OUTSIDE = "203.0.113.1"
 class Lab(Net):
     """An instance, and a HOME with podman's networks that belongs to it alone."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, backend: str = "netavark") -> None:
         super().__init__(base / "static")
+        self.backend = backend
         self.home = base / "home"
         self.home.mkdir()
         conf = base / "containers.conf"
-        conf.write_text('[network]\nnetwork_backend = "netavark"\n')
+        conf.write_text(f'[network]\nnetwork_backend = "{backend}"\n')
         self.environment.update(HOME=str(self.home), CONTAINERS_CONF=str(conf))
 
     def network(self, name: str, *options: str) -> None:
@@ -77,10 +79,13 @@ class Lab(Net):
         return done.stdout.strip()
 
     def used_addresses(self) -> list[str]:
-        """Every address that the database has as in use."""
+        """Every address that is in use: by the database, or by the plugin host-local's files."""
         import ipaddress
         import sqlite3
 
+        if self.backend == "cni":
+            files = self.directory.glob("root/var/lib/cni/networks/*/*")
+            return sorted(each.name for each in files if each.name[0] not in "l.")
         with sqlite3.connect(self.directory / "addresses.db") as database:
             rows = database.execute("SELECT ip FROM ips").fetchall()
         database.close()
@@ -104,20 +109,27 @@ class Lab(Net):
         assert not left, f"left in {pins}: {left}"
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    """An instance with networks of its own."""
+@contextlib.contextmanager
+def lab_of(base: Path, backend: str = "netavark") -> Iterator[Lab]:
+    """An instance with networks of its own, of which nothing is left."""
     before = set(own_processes())
-    one = Lab(tmp_path)
+    one = Lab(base, backend)
     yield one
     one.clean()
 
     def leaked() -> list[str]:
-        ours = ("sleep infinity", "slirp4netns", "/usr/bin/slirp4netns", "rootlessnet ", "/usr/lib")
+        ours = ("sleep infinity", "slirp4netns", "/usr/bin/slirp4netns", "rootlessnet", "/usr/lib")
         new = {pid: name for pid, name in own_processes().items() if pid not in before}
         return [name for name in new.values() if name.startswith(ours)]
 
     wait_for("no process of ours is left", lambda: not leaked(), 10)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """The same, with netavark."""
+    with lab_of(tmp_path) as one:
+        yield one
 
 
 def holder_of_a_namespace(lab: Lab, *words: str) -> subprocess.Popen[str]:

@@ -111,13 +111,17 @@ $inside ip -6 route add default via fd99::1"""
 def container(net: Net, tmp_path: Path, route: str = ROUTE) -> Iterator[int]:
     """A network namespace behind a bridge inside, with a server; its process."""
     file = tmp_path / "pids"
+    record = net.directory / "containers/c1"
     script = BRIDGE.format(file=file, server=" ".join(SERVER), route=route)
     child = net.start("enter", "--", "sh", "-c", script)
     assert child.stdout is not None and child.stderr is not None
     try:
         assert child.stdout.readline() == "up\n"
+        # Ports of a container are there as long as its record is.
+        record.touch()
         yield int(file.read_text().split()[0])
     finally:
+        record.unlink(missing_ok=True)
         for pid in map(int, file.read_text().split()):
             kill(pid)
         net.release(child)

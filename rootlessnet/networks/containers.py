@@ -236,8 +236,11 @@ def setup(
                     container_netns.bind(record["netns"]["path"], fd)
                     trace("container:pinned")
                 if publications:
+                    # No network of it has been touched, so none is torn down when this fails.
+                    items, record["networks"] = record["networks"], {}
                     published.reserve(record)
                     trace("container:published")
+                    record["networks"] = items
                     containers.write(instance, record)
                 _attach(instance, record, list(record["networks"]), attachments)
                 published.follow(record)
