@@ -216,6 +216,7 @@ def setup(
         fd = container_netns.open_wanted(wanted)
         try:
             _name_interfaces(attachments, links.all_of(fd), set())
+            items = {each.network.name: item_of(each, containers.SETUP) for each in attachments}
             record: dict[str, Any] = {
                 "id": id,
                 "since": now(),
@@ -224,9 +225,8 @@ def setup(
                 "phase": containers.SETUP,
                 "publish": publications,
                 "netns": container_netns.document(instance, id, wanted, fd),
-                "networks": {
-                    each.network.name: item_of(each, containers.SETUP) for each in attachments
-                },
+                # As long as no network of it has been touched, none is torn down.
+                "networks": {} if publications else items,
             }
             _mark(instance, id)
             try:
@@ -236,8 +236,6 @@ def setup(
                     container_netns.bind(record["netns"]["path"], fd)
                     trace("container:pinned")
                 if publications:
-                    # No network of it has been touched, so none is torn down when this fails.
-                    items, record["networks"] = record["networks"], {}
                     published.reserve(record)
                     trace("container:published")
                     record["networks"] = items
