@@ -102,7 +102,7 @@ class Guard:
 
 
 def owner(netns: int) -> int:
-    """A descriptor of the user namespace that a network namespace belongs to; the caller owns it."""
+    """A descriptor, the caller's, of the user namespace that a network namespace belongs to."""
     userns: int = fcntl.ioctl(netns, _NS_GET_USERNS)
     os.set_inheritable(userns, False)
     return userns

@@ -32,6 +32,12 @@ _KINDS = {("target-type", "bess"): (1, 2, 0), ("netns-type", "tapfd"): (1, 3, 0)
 def main() -> int:
     """Run sys.argv; the exit status."""
     arguments = sys.argv[1:]
+    for number in range(3):
+        # No file of ours may become one of these. What the caller closed stays without a reader.
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     try:
         program = find()
         try:

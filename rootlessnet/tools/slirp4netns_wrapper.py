@@ -119,6 +119,7 @@ class Wrapper:
             {self.caller_exit, self.caller_ready, self.target.netns, self.target.mounts}
             | {self.target.pidfd, self._userns}
         )
+        self._output = [fd for fd in (1, 2) if _is_open(fd) and fd != self.caller_ready]
         self._exit_read, self._exit_write = os.pipe()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -217,7 +218,8 @@ class Wrapper:
         """Start the real one and wait until it is ready. Raises _Failed, _Over."""
         self._api_directory = _make_private_directory() if self.api_path else ""
         ready, write = os.pipe()
-        descriptors = {1: 1, 2: 2, _READY_FD: write, _EXIT_FD: self._exit_read}
+        descriptors = {_READY_FD: write, _EXIT_FD: self._exit_read}
+        descriptors.update({fd: fd for fd in self._output})
         if self._has_tap and self._is_by_path():
             descriptors[_NETNS_FD] = self.target.netns
             if self._userns >= 0:
@@ -462,6 +464,14 @@ def _open_userns(line: Line) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         raise NotUnderstood(path) from None
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _keep_to_ourselves(ours: set[int]) -> None:
