@@ -1,4 +1,4 @@
-"""rootlessnet-slirp4netns: the original's behaviour towards its caller, and a network that lasts."""
+"""rootlessnet-slirp4netns: to its caller as the original, and a network that lasts."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_wrong_lines_are_refused_in_the_originals_words(
             [program, *line], text=True, capture_output=True, check=False, timeout=20,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        text = "\n".join(sorted((ended.stdout + ended.stderr).splitlines()))
-        done[program] = (ended.returncode, text.replace(REAL, "slirp4netns"))
+        text = (ended.stdout + ended.stderr).replace(REAL, "slirp4netns")
+        done[program] = (ended.returncode, sorted(text.splitlines()))
     assert done[WRAPPER] == done[REAL]
     assert done[REAL][0] == 1
 
