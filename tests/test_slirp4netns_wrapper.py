@@ -22,8 +22,9 @@ from slirp4netns_support import (
     forward,
     free_port,
     private_directories,
+    real_of,
 )
-from support import is_alive, kill, wait_for
+from support import Net, is_alive, kill, wait_for
 
 
 @pytest.fixture
@@ -268,6 +269,56 @@ def test_tap_that_the_caller_configures_is_kept(start: Start, namespace: Namespa
     assert namespace.interface() == before and namespace.reaches_internet()
 
 
+def test_tap_that_cannot_be_kept_is_made_anew(
+    start: Start, namespace: Namespace, tmp_path: Path
+) -> None:
+    """A script that does not exec it: the tap is another process'."""
+    program = tmp_path / "slirp4netns"
+    program.write_text(f'#!/bin/sh\n{REAL} "$@"\nexit 3\n')
+    program.chmod(0o755)
+    environment = {**os.environ, "ROOTLESSNET_SLIRP4NETNS": str(program)}
+    one = configured(start, namespace, env=environment)
+    assert "tap0 cannot be kept over a restart: it has no tap" in one.text()
+    before = namespace.interface()
+    kill(real_of(int(one_child(one.pid))))
+    wait_for("it works again", namespace.reaches_internet)
+    after = namespace.interface()
+    assert after["number"] != before["number"]
+    assert "10.0.2.100" in after["addresses"] and after["mtu"] == before["mtu"]
+    assert "ended with status 3" in one.text()
+
+
+def one_child(pid: int) -> str:
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return child
+
+
+@pytest.mark.root
+def test_as_root(tmp_path: Path) -> None:
+    """In a namespace of root's, without a user namespace."""
+    child = subprocess.Popen(
+        ["unshare", "-n", "sh", "-c", "echo in; exec sleep 1000"], stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None and child.stdout.readline() == b"in\n"
+    inside = ["nsenter", "-t", str(child.pid), "-n", "--"]
+    one = Wrapped(*USUAL, "-c", str(child.pid), "tap0", log=tmp_path / "log")
+    try:
+        assert one.wait_until_ready() == b"1", one.text()
+        assert "rootlessnet-slirp4netns-" in Path(f"/proc/{one.real()}/cgroup").read_text()
+        real = one.real()
+        kill(real)
+        one.wait_until_restarted(real)
+        fetch = [*inside, "curl", "-sS", "-m", "5", "http://203.0.113.1/"]
+        assert subprocess.run(fetch, check=True, capture_output=True).stdout == b"the internet\n"
+        child.kill()
+        child.wait()
+        assert one.process.wait(10) == 0
+    finally:
+        child.kill()
+        child.communicate()
+        one.end()
+
+
 @pytest.mark.parametrize(
     "point", ["started", "ready", "guarded", "persistent", "spawned", "restarted"]
 )
@@ -435,6 +486,15 @@ def test_loop_through_a_script_is_told(tmp_path: Path) -> None:
         "as a slirp4netns",
         "rootlessnet-slirp4netns: hint: ROOTLESSNET_SLIRP4NETNS=PATH names the real one",
     ]
+
+
+def test_rootlessnet_itself_uses_the_real_one(net: Net, tmp_path: Path) -> None:
+    """containers.conf may name us for podman; two supervisors for one would be one too many."""
+    conf = tmp_path / "containers.conf"
+    conf.write_text(f'[engine]\nnetwork_cmd_path = "{WRAPPER}"\n')
+    holder = net.hold(env={"CONTAINERS_CONF": str(conf)})
+    assert os.readlink(f"/proc/{net.pids()['driver']}/exe") == os.path.realpath(REAL)
+    net.release(holder)
 
 
 def test_no_slirp4netns_at_all(tmp_path: Path) -> None:

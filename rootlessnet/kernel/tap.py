@@ -108,10 +108,21 @@ def owner(netns: int) -> int:
     return userns
 
 
+def is_owned_by_us(netns: int) -> bool:
+    """Whether a network namespace belongs to the user namespace of this process."""
+    try:
+        userns = owner(netns)
+    except OSError:
+        return False  # to one that is not below ours
+    try:
+        return os.fstat(userns).st_ino == os.stat("/proc/self/ns/user").st_ino
+    finally:
+        os.close(userns)
+
+
 def _join(netns: int) -> None:
-    userns = owner(netns)
-    if os.fstat(userns).st_ino != os.stat("/proc/self/ns/user").st_ino:
-        libc.setns(userns, libc.CLONE_NEWUSER)
+    if not is_owned_by_us(netns):
+        libc.setns(owner(netns), libc.CLONE_NEWUSER)
     libc.setns(netns, libc.CLONE_NEWNET)
 
 

@@ -119,6 +119,11 @@ class Wrapper:
             {self.caller_exit, self.caller_ready, self.target.netns, self.target.mounts}
             | {self.target.pidfd, self._userns}
         )
+        # Its sandbox mounts a tmpfs on /tmp, for all to see unless it comes into a mount namespace
+        # of its own by joining another user namespace (slirp4netns pull request 153).
+        self._mounts_in_ours = any(name in line for name in _SANDBOX) and tap.is_owned_by_us(
+            self.target.netns
+        )
         self._output = [fd for fd in (1, 2) if _is_open(fd) and fd != self.caller_ready]
         self._exit_read, self._exit_write = os.pipe()
         self._wake_read, self._wake_write = os.pipe()
@@ -166,7 +171,7 @@ class Wrapper:
         if self.caller_ready >= 0:
             try:
                 os.write(self.caller_ready, b"1")
-                os.close(self.caller_ready)
+                _close(self.caller_ready)
             except OSError:
                 pass  # nobody waits any more
         trace("slirp4netns:ready")
@@ -230,6 +235,7 @@ class Wrapper:
                     self._arguments(),
                     descriptors=descriptors,
                     environment=slirp4netns_main.environment(),
+                    private_mounts=self._mounts_in_ours,
                 )
             except OSError as error:
                 raise Error(f"start {self.program}", hint=slirp4netns.INSTALL) from error
@@ -464,6 +470,16 @@ def _open_userns(line: Line) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         raise NotUnderstood(path) from None
+
+
+def _close(fd: int) -> None:
+    """Close it; a standard stream becomes /dev/null, as no file of ours may take its number."""
+    if fd > 2:
+        os.close(fd)
+        return
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, fd)
+    os.close(null)
 
 
 def _is_open(fd: int) -> bool:
