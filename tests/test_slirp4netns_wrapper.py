@@ -431,6 +431,52 @@ def test_leaves_when_the_named_file_is_gone(tmp_path: Path) -> None:
     assert "internet" in done.stdout and done.stdout.endswith("still 1\nleft\n")
 
 
+def test_namespace_that_is_only_mounted_is_served(start: Start, tmp_path: Path) -> None:
+    """Without a process inside it goes by a descriptor; and is gone with the last mount."""
+    namespace = Namespace()
+    one = configured(start, namespace)
+    path = tmp_path / "netns"
+    path.touch()
+    enter = ["nsenter", "-t", str(namespace.pid), "-U", "--preserve-credentials", "unshare", "-m"]
+    script = f"mount --bind /proc/{namespace.pid}/ns/net {path} && echo in && exec sleep 1000"
+    keeper = subprocess.Popen([*enter, "sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert keeper.stdout is not None and keeper.stdout.readline() == "in\n"
+        namespace.end()
+        real = one.real()
+        kill(real)
+        one.wait_until_restarted(real)
+        fetch = f"nsenter --net={path} curl -sS -m 5 http://203.0.113.1/"
+        inside = ["nsenter", "-t", str(keeper.pid), "-U", "-m", "--preserve-credentials"]
+        out = subprocess.run([*inside, "sh", "-c", fetch], check=True, capture_output=True).stdout
+        assert out == b"the internet\n"
+    finally:
+        keeper.kill()
+        keeper.communicate()
+    assert one.process.wait(20) == 0
+    assert "the network namespace is gone" in one.text()
+
+
+def test_connection_through_a_dead_one_is_reset(start: Start, namespace: Namespace) -> None:
+    """Whoever uses it hears of it, instead of waiting for an answer for ever."""
+    one = configured(start, namespace)
+    code = (
+        "import socket; s = socket.create_connection(('203.0.113.1', 80)); s.settimeout(20)\n"
+        "print('in', flush=True); input()\n"
+        "try: s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); print(s.recv(9))\n"
+        "except ConnectionResetError: print('reset')"
+    )
+    enter = ["nsenter", "-t", str(namespace.pid), "-U", "-n", "--preserve-credentials"]
+    client = subprocess.Popen(
+        [*enter, "python3", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert client.stdout is not None and client.stdout.readline() == "in\n"
+    real = one.real()
+    kill(real)
+    one.wait_until_restarted(real)
+    assert client.communicate("go\n", timeout=30)[0] == "reset\n"
+
+
 def test_log_goes_to_the_journal_too(start: Start, namespace: Namespace) -> None:
     one = configured(start, namespace)
     real = one.real()

@@ -95,10 +95,10 @@ def test_podman_container_and_another_command_reach_each_other(inside: Net, podm
     assert out == "from the command\n"
 
 
-def test_podman_bridge_container_and_another_command_reach_each_other(
+def test_podman_container_with_a_network_of_its_own_reaches_a_command(
     inside: Net, podman: Podman
 ) -> None:
-    """podman's bridges are in a namespace of podman's: the container goes out through it."""
+    """What is the host for it is the instance."""
     server = inside.start(
         "enter", "--", "python3", "-c",
         "import socket; s = socket.create_server(('', 8081)); print('in', flush=True)\n"
