@@ -238,12 +238,16 @@ def test_killed_slirp4netns_is_replaced_and_nothing_inside_changes(
         return interface, namespace.run("ip", "route")
 
     before = inside()
+    descriptors = []
     for _ in range(3):
         real = one.real()
         kill(real)
         one.wait_until_restarted(real)
         assert inside() == before
+        descriptors.append(len(os.listdir(f"/proc/{one.pid}/fd")))
         assert namespace.reaches_internet()
+    # The first restart opens the journal.
+    assert descriptors[1] == descriptors[2] <= descriptors[0] + 1
     assert f"{real} was killed by signal 9" in one.text()
     assert one.process.poll() is None
     one.close(one.exit)

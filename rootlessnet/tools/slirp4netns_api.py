@@ -12,6 +12,7 @@ one, and ids are never used again for as long as we run.
 
 from __future__ import annotations
 
+import errno
 import json  # noqa: TID253 - this module is imported where there is an API socket
 import os
 import select
@@ -51,11 +52,12 @@ class Behind:
                 data += chunk
         try:
             reply = json.loads(data)
-            if "error" in reply:
+            if isinstance(reply, dict) and "error" in reply:
                 raise Refused(str(reply["error"]["desc"]))
         except (ValueError, TypeError, KeyError) as error:
             raise OSError(f"slirp4netns answered {bytes(data[:80])!r}") from error
-        assert isinstance(reply, dict)
+        if not isinstance(reply, dict):
+            raise OSError(f"slirp4netns answered {bytes(data[:80])!r}")
         return reply
 
     def close(self) -> None:
@@ -120,7 +122,11 @@ class Forwards:
         if not isinstance(entries, list):
             raise OSError("slirp4netns answered without entries")
         return {
-            "entries": [{**one, "id": ours[one["id"]]} for one in entries if one.get("id") in ours]
+            "entries": [
+                {**one, "id": ours[one["id"]]}
+                for one in entries
+                if isinstance(one, dict) and isinstance(one.get("id"), int) and one["id"] in ours
+            ]
         }
 
     def _remove(self, number: object, behind: Behind) -> dict[str, Any]:
@@ -243,11 +249,15 @@ class Front:
         return answered
 
     def _accept(self) -> None:
-        while True:
+        for _ in range(_MAX_CLIENTS):
             try:
                 channel, _ = self._listener.accept()
-            except OSError:
-                return  # nobody any more; or no descriptor free, and later there will be
+            except OSError as error:
+                # Without a free descriptor it would stay readable: the oldest has to go.
+                if error.errno in (errno.EMFILE, errno.ENFILE) and self._clients:
+                    self._drop(next(iter(self._clients.values())))
+                    continue
+                return  # nobody any more
             channel.setblocking(False)
             if len(self._clients) >= _MAX_CLIENTS:
                 self._drop(next(iter(self._clients.values())))
