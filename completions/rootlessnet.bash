@@ -37,7 +37,7 @@ _rootlessnet() {
     for char in @ = :; do
         [[ ${COMP_WORDBREAKS-} != *"$char"* ]] || breaks+=$char
     done
-    [[ -z $breaks ]] || prefix=${current%"${current##*[$breaks]}"}
+    [[ -z $breaks ]] || prefix=${current%"${current##*["$breaks"]}"}
 
     while IFS=$'\t' read -r word rest; do
         case $word in
