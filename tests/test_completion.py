@@ -210,7 +210,7 @@ def in_terminal(net: Net, shell: Sequence[str], setup: str, line: str, wanted: s
     def until(text: bytes) -> None:
         nonlocal seen
         deadline = time.monotonic() + 20
-        while text not in seen:
+        while text not in seen.replace(b"\a", b""):
             assert time.monotonic() < deadline, (text, seen)
             if select.select([master], [], [], 0.1)[0]:
                 try:
