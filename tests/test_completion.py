@@ -67,7 +67,18 @@ def test_every_word_of_a_usage_is_understood() -> None:
     for line, described in command_lines():
         for kind in complete.positions(described):
             bare = kind.removesuffix("...")
-            assert kind in free or "|" in kind or bare in complete._KINDS, (line, kind)
+            known = kind in free or "|" in kind or bare in complete._KINDS
+            assert known, f"{line}: nothing is known of {kind}: name a kind, or say that it is free"
+
+
+def test_a_command_without_a_help_of_ours_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: list[str]) -> int:
+        print("usage: ...")
+        return 0
+
+    with pytest.raises(LookupError):
+        arguments.describe(main, ["inner"])
+    assert capsys.readouterr().out == ""
 
 
 def test_networks(net: Net, tmp_path: Path) -> None:

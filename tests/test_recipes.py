@@ -35,7 +35,7 @@ class Step:
         self.text = text
         self.shown = shown
         self.line = line
-        self.fails = re.search(r"#.*\bfails\b", text) is not None
+        self.fails = shown is not None and re.search(r"#.*\bfails\b", text) is not None
 
 
 def steps(page: Path) -> Iterator[Step]:
@@ -132,11 +132,6 @@ def test_what_it_shows_is_what_happens(page: Path, tmp_path: Path) -> None:
         elif step.shown is not None and not re.fullmatch(pattern(step.shown), output):
             wrong.append(f"{where}\n--- shown\n{step.shown}--- seen\n{output}")
     assert not wrong, "\n\n".join(wrong)
-
-
-@pytest.mark.parametrize("page", RECIPES, ids=lambda page: page.stem)
-def test_every_recipe_can_be_found(page: Path) -> None:
-    assert f"docs/recipes/{page.name}" in (ROOT / "README.md").read_text()
 
 
 def test_links_lead_somewhere() -> None:

@@ -155,14 +155,17 @@ _is_describing = False
 
 def describe(main: Callable[[list[str]], int], argv: Sequence[str]) -> Described:
     """What the --help of a command is made of; so whatever has a --help is completed."""
+    import io
+    import sys
+
     global _is_describing
-    _is_describing = True
+    _is_describing, output, sys.stdout = True, sys.stdout, io.StringIO()
     try:
         main([*argv, "--help"])
     except Described as found:
         return found
     finally:
-        _is_describing = False
+        _is_describing, sys.stdout = False, output
     raise LookupError(f"no --help: {' '.join(argv)}")
 
 
