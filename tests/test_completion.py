@@ -67,7 +67,7 @@ def test_every_word_of_a_usage_is_understood() -> None:
     for line, described in command_lines():
         for kind in complete.positions(described):
             bare = kind.removesuffix("...")
-            known = kind in free or "|" in kind or bare in complete._KINDS
+            known = not bare or kind in free or "|" in kind or bare in complete._KINDS
             assert known, f"{line}: nothing is known of {kind}: name a kind, or say that it is free"
 
 
@@ -79,6 +79,24 @@ def test_a_command_without_a_help_of_ours_says_nothing(capsys: pytest.CaptureFix
     with pytest.raises(LookupError):
         arguments.describe(main, ["inner"])
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("usage", "kinds"),
+    [
+        ("path [OPTIONS]", []),
+        ("rm NETWORK...", ["NETWORK..."]),
+        ("enter [OPTIONS] [--] [COMMAND [ARGUMENT...]]", ["COMMAND", "ARGUMENT..."]),
+        ("setup ID (--new | --pid P | --netns PATH) [--net NAME]... [OPTIONS]", ["ID"]),
+        ("teardown ID... | --all | --new", ["ID..."]),
+        ("add [OPTIONS] [IP:][PORT:]PORT[-PORT][/tcp|udp] ...", ["..."]),
+        ("completion bash|zsh|fish", ["bash|zsh|fish"]),
+    ],
+)
+def test_usage_says_what_the_words_are(usage: str, kinds: list[str]) -> None:
+    options = [arguments.Option(name, "", metavar="X") for name in ("pid", "netns", "net")]
+    options += [arguments.Option(name, "") for name in ("new", "all")]
+    assert complete.positions(arguments.Described(usage, options)) == kinds
 
 
 def test_networks(net: Net, tmp_path: Path) -> None:

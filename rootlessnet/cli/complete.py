@@ -163,20 +163,27 @@ def command_module(name: str) -> ModuleType:
 
 
 def positions(described: arguments.Described) -> list[str]:
-    """What the words of a command are, out of its usage: `ls [NETNS] [--json]` gives NETNS."""
+    """What the words of a command are, out of its usage: `ls [NETNS] [--json]` gives NETNS.
+
+    A word that can be repeated keeps its dots; one that is made of several parts is "".
+    """
     found: list[str] = []
-    skip = False
-    for item in described.usage.replace("[", " ").replace("]", " ").split():
-        bare = item.removesuffix("...")
-        if skip or item == "OPTIONS":
-            skip = False
-        elif item.startswith("-"):
-            option = _find(item, described.options)
-            skip = option is not None and bool(option.metavar) and "=" not in item
-        elif bare == "" and found:
-            found[-1] += "..."
+    skip = is_word = False
+    for item in described.usage.split():
+        bare = item.strip("[]()").removesuffix("...")
+        if skip or bare in ("OPTIONS", "|"):
+            skip = is_word = False
+        elif bare.startswith("-"):
+            option = _find(bare, described.options)
+            skip = option is not None and bool(option.metavar) and "=" not in bare
+            is_word = False
+        elif bare == "":
+            if is_word:
+                found[-1] += "..."
         elif bare.isupper() or "|" in bare:
-            found.append(item)
+            is_word = True
+            kind = "" if "[" in bare else bare
+            found.append(kind + "..." if "..." in item else kind)
     return found
 
 
@@ -204,10 +211,9 @@ def _networks(line: _Line) -> Suggestions:
 
 def _containers(line: _Line) -> Suggestions:
     from rootlessnet.instance import paths
-    from rootlessnet.networks import users
 
     instance = paths.find(line.given.get("static-dir", ""))
-    for name in sorted(os.listdir(instance.path(users.CONTAINERS))):
+    for name in sorted(os.listdir(instance.path("containers"))):
         if not name.endswith(".new"):
             yield name, "container"
 
