@@ -63,7 +63,7 @@ def test_every_option_of_the_help_is_offered(line: str) -> None:
 
 def test_every_word_of_a_usage_is_understood() -> None:
     """A new usage says in capitals what it wants; these say nothing that could be looked up."""
-    free = {"NEW", "NAME", "COMMAND", "ARGUMENT...", "KEY=VALUE"}
+    free = {"NEW", "NAME", "KEY", "COMMAND", "ARGUMENT...", "KEY=VALUE"}
     for line, described in command_lines():
         for kind in complete.positions(described):
             bare = kind.removesuffix("...")
