@@ -45,6 +45,11 @@ def backend() -> tuple[str, str]:
     return _string("network_backend")
 
 
+def default_rootless_network_cmd() -> tuple[str, str]:
+    """[network] default_rootless_network_cmd, slirp4netns or pasta, and the file that has it."""
+    return _string("default_rootless_network_cmd")
+
+
 def config_dir() -> str:
     """[network] network_config_dir; empty when the backend's own place counts."""
     return _string("network_config_dir")[0]
