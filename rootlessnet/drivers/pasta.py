@@ -34,7 +34,7 @@ INSTALL = "install passt 2023-03-09 or newer (Debian: apt install passt)"
 ESSENTIAL: tuple[str, ...] = ()
 
 HINTS: tuple[tuple[str, str], ...] = (
-    ("/dev/net/tun", "as root: modprobe tun; chmod 0666 /dev/net/tun"),
+    ("tun socket", "as root: modprobe tun; chmod 0666 /dev/net/tun"),
     (
         "xternal interface not usable",
         "a passt older than 2024-11 does not start while the host has no default route: "
@@ -42,23 +42,11 @@ HINTS: tuple[tuple[str, str], ...] = (
     ),
 )
 NOISE: tuple[str, ...] = (
-    "Template interface:",
-    "Outbound interface",
-    "Outbound IPv",
-    "Namespace interface:",
-    "MAC:",
-    "host:",
-    "NAT to host",
-    "DHCP:",
-    "assign:",
-    "mask:",
-    "router:",
-    "DNS",
-    "NDP",
-    "our link-local:",
     "Failed to send ",
+    "No routable interface for IPv6",
+    "No external routable",
 )
-"""What it says at every start; the last, by an old one, where there is no syslog."""
+"""An old one complains with each line that there is no syslog; and IPv6 may be missing."""
 
 FOLLOWS_RESOLV_CONF = False
 """It reads the host's resolv.conf at its start, and asks the first server of then for ever."""
@@ -75,7 +63,7 @@ _CLOSED = ("-t", "none", "-u", "none", "-T", "none", "-U", "none")
 
 # Asked for together, `pasta FLAG... --version`: one that knows them all ends with 0. Its version
 # tells nothing, as distributions' builds are of "unknown version".
-_NEEDED = ("--foreground", "--config-net", "--no-map-gw", "--no-netns-quit", *_CLOSED)
+_NEEDED = ("--foreground", "--quiet", "--config-net", "--no-map-gw", "--no-netns-quit", *_CLOSED)
 _OPTIONAL = {
     "--outbound": ("--outbound", "192.0.2.1"),
     "--outbound-if4": ("--outbound-if4", "lo"),
@@ -143,7 +131,7 @@ def arguments(options: Options, features: Features, target: list[str], fifo: str
     from rootlessnet.drivers.options import Addressing
 
     addressing = Addressing(str(options["cidr"]))
-    line = [features.path, "--foreground", "--config-net", "--pid", fifo, "-I", TAP]
+    line = [features.path, "--foreground", "--quiet", "--config-net", "--pid", fifo, "-I", TAP]
     line += ["-m", str(options["mtu"]), "-a", addressing.address, "-n", str(addressing.prefix)]
     line += ["-g", addressing.gateway, "--dns-forward", addressing.dns]
     if options["enable_ipv6"]:

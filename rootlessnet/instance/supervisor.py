@@ -191,6 +191,7 @@ class Supervisor:
         self.scope: str | None = None
         self.restarts = 0
         self.version = "unknown"
+        self.asks = ""
         self.holder_pidfd = -1
         self.driver_pid = 0
         self.driver_pidfd = -1
@@ -258,6 +259,7 @@ class Supervisor:
         self.holder = left.holder
         self.restarts = int(record["driver"]["restarts"])
         self.version = str(record["driver"]["version"])
+        self.asks = str(record["driver"].get("asks", ""))
         self._mirror.skip()
         say(f"taking over from supervisor {record['supervisor']['pid']}")
         mover = scope.Mover(self.instance.name) if scope.wanted() else None
@@ -332,6 +334,14 @@ class Supervisor:
             self.addressing.dns,
             ipv6=bool(options["enable_ipv6"]),
             fallback=bool(options["dns_fallback"]),
+            outdated=self._asks_another(),
+        )
+
+    def _asks_another(self) -> bool:
+        """Whether the driver asks a name server that is not the host's any more."""
+        return not self.driver.FOLLOWS_RESOLV_CONF and self.asks not in (
+            "",
+            resolvconf.first_server(),
         )
 
     def _follow(self) -> None:
@@ -375,6 +385,7 @@ class Supervisor:
             if mover:
                 mover.request([os.getpid(), self.holder.pid, driver])
 
+        asks = resolvconf.first_server()
         self.driver_pid = launch.connect(
             self.driver,
             self.settings.options,
@@ -386,6 +397,7 @@ class Supervisor:
             waiting,
             move,
         )
+        self.asks = asks
         self.driver_pidfd = os.pidfd_open(self.driver_pid)
         self._driver_since = time.monotonic()
 
@@ -442,6 +454,7 @@ class Supervisor:
                 "pid": pid,
                 "started": process.start_time(pid) if pid else None,
                 "restarts": self.restarts,
+                "asks": self.asks,
                 "options": options,
                 "cidr": addressing.cidr,
                 "gateway": addressing.gateway,
@@ -574,8 +587,16 @@ class Supervisor:
         if self.holder_pidfd < 0:
             return
         try:
-            if not settled and not resolvconf.host_content().nameservers:
+            servers = resolvconf.host_content().nameservers
+            if not settled and not servers:
                 return
+            if settled and self._asks_another() and self.driver_pid:
+                ipv6 = bool(self.settings.options["enable_ipv6"])
+                if servers and not resolvconf.usable(servers, ipv6):
+                    # Only the driver can reach them, and only a new one will.
+                    say(f"{self.driver.NAME} has to ask another name server: starting it again")
+                    signals.send(self.driver_pidfd, signals.SIGTERM)
+                    return
             text = self._compose().encode()
             if mounts.resolv_conf_inside(self.holder.pid) == text:
                 return
@@ -737,6 +758,8 @@ class Supervisor:
             return
         trace("restart:driver")
         self._republish()
+        if not self.driver.FOLLOWS_RESOLV_CONF:
+            self._update_resolv_conf(settled=True)
         say(f"{self.settings.driver} restarted as {self.driver_pid}")
 
 
