@@ -125,11 +125,8 @@ WAYS = ("127.0.0.1", "::1", "10.0.2.2", "10.0.2.3", "10.0.2.100", "fd00::2", "fd
         "fd00::100", "fe80::2%tap0", "0.0.0.0", "::")  # fmt: skip
 
 
-def reached(net: Net, ports: list[int], *hosts: str, options: tuple[str, ...] = ()) -> set[str]:
-    done = net.run(
-        "enter", *options, sys.executable, "-c", REACH, ",".join(map(str, ports)), *hosts
-    )
-    return set(done.stdout.split())
+def reached(net: Net, ports: list[int], *hosts: str) -> set[str]:
+    return set(net.inside(sys.executable, "-c", REACH, ",".join(map(str, ports)), *hosts).split())
 
 
 @both_drivers
@@ -138,7 +135,10 @@ def test_services_on_the_hosts_loopback_are_out_of_reach(
 ) -> None:
     net.hold()
     open_to_all = secret(MACHINE)
-    assert reached(net, [open_to_all], MACHINE) == {f"{MACHINE}/tcp", f"{MACHINE}/udp"}
+    wait_for(
+        "what is not on the loopback is reached in the same way",
+        lambda: reached(net, [open_to_all], MACHINE) == {f"{MACHINE}/tcp", f"{MACHINE}/udp"},
+    )
     assert reached(net, [secret("127.0.0.1"), secret("::1"), secret("127.0.0.9")], *WAYS) == set()
 
 
@@ -147,8 +147,12 @@ def test_allow_host_loopback_opens_the_gateway_and_nothing_else(
     net: Net, secret: Callable[[str], int]
 ) -> None:
     port = secret("127.0.0.1")
-    found = reached(net, [port], *WAYS, options=("-o", "allow_host_loopback=true"))
-    assert found >= {"10.0.2.2/tcp", "10.0.2.2/udp"}
+    net.hold("-o", "allow_host_loopback=true")
+    wait_for(
+        "the gateway leads there",
+        lambda: reached(net, [port], "10.0.2.2") == {"10.0.2.2/tcp", "10.0.2.2/udp"},
+    )
+    found = reached(net, [port], *WAYS)
     assert not {way for way in found if way.startswith(("127.", "::1", "10.0.2.100", "0.", "::/"))}
 
 
@@ -232,7 +236,7 @@ ALL = frozenset(["--outbound", "--outbound-if4", "--outbound-if6"])
 
 
 def command_line(*pairs: str, features: frozenset[str] = ALL) -> str:
-    chosen = options.defaults() | options.parse(pairs, driver="pasta")
+    chosen = options.defaults("pasta") | options.parse(pairs, driver="pasta")
     found = Features("/pasta", features, "9")
     return " ".join(pasta.arguments(chosen, found, ["123"], "/fifo"))
 
@@ -242,7 +246,7 @@ def test_command_line_closes_every_way_to_the_host() -> None:
     assert line == (
         "/pasta --foreground --quiet --config-net --pid /fifo -I tap0 -m 1500 -a 10.0.2.100 -n 24 "
         "-g 10.0.2.2 --dns-forward 10.0.2.3 -a fd00::100 -g fd00::2 "
-        "-t none -u none -T none -U none --no-map-gw 123"
+        "-t none -u none -T none -U none --no-netns-quit --no-map-gw 123"
     )
 
 
@@ -253,7 +257,7 @@ def test_command_line_with_every_option() -> None:
     )  # fmt: skip
     assert "-a 10.9.0.100 -n 16 -g 10.9.0.2 --dns-forward 10.9.0.3 -4 " in line
     assert "--outbound-if4 lo --outbound 2001:db8::2 -t none" in line
-    assert "-U none 123" in line and "--no-map-gw" not in line
+    assert line.endswith(" -U none --no-netns-quit 123"), "no --no-map-gw"
 
 
 def test_option_that_this_pasta_lacks() -> None:

@@ -6,9 +6,9 @@ ways to the host's loopback are closed unless they are asked for. Two things tie
 
     ready   its pid file is a fifo, which it writes once the network works
     exit    its stdin is the exit pipe, whose writing end is held by supervisor and holder. pasta
-            never looks at it, and where it is told a pid it never ends by itself. But the pipe is
-            in asynchronous mode with pasta as its owner (fcntl(2), F_SETOWN), so when the last
-            writing end is closed the kernel itself sends it SIGKILL.
+            never looks at it, and does not end by itself. But the pipe is in asynchronous mode with
+            pasta as its owner (fcntl(2), F_SETOWN), so when the last writing end is closed the
+            kernel itself sends it SIGKILL.
 
 Where the network namespace belongs to our own user namespace (we are root, or inside `podman
 unshare`), pasta cannot open /proc/PID/ns/net, as it has dropped the capabilities for that. There
@@ -152,7 +152,8 @@ def arguments(options: Options, features: Features, target: list[str], fifo: str
                 hint=f"{features.path} is version {features.version}; {_IF_WANTED}",
             )
         line += [flag, value]
-    line += _CLOSED
+    # It would end with the holder, which may be replaced, and look for it every second.
+    line += [*_CLOSED, "--no-netns-quit"]
     if not options["allow_host_loopback"]:
         line.append("--no-map-gw")
     return [*line, *target]
@@ -169,7 +170,7 @@ def start(
     netns = f"{target.directory}/{NETNS}"
     where = [str(target.pid)]
     if target.same_userns:
-        where = ["--no-netns-quit", "--netns", netns]
+        where = ["--netns", netns]
         if os.geteuid() == 0:
             where = ["--runas", "0", *where]  # it would become nobody
         os.close(os.open(netns, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
