@@ -438,6 +438,25 @@ def test_it_is_taken_over_restarted_and_ends_with_the_rest(net: Net) -> None:
 
 
 @with_pasta
+def test_one_that_keeps_dying_leaves_a_degraded_instance_until_it_works_again(
+    net: Net, program: Callable[[str], dict[str, str]], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    script = f'[ ! -e {broken} ] || {{ echo cannot do it >&2; exit 9; }}; exec /usr/bin/pasta "$@"'
+    child = net.hold(env=program(script))
+    broken.touch()
+    kill(net.pids()["driver"])
+    wait_for("it is tried again and again", lambda: net.status()["driver"]["restarts"] >= 3)
+    document = net.status()
+    assert (document["state"], document["driver"]["pid"]) == ("degraded", None)
+    assert "it ended with status 9: cannot do it" in net.log()
+    broken.unlink()
+    wait_for("it is connected again", lambda: net.status()["state"] == "running")
+    assert net.inside("curl", "-sS", f"http://{INTERNET}/") == "the internet\n"
+    assert is_alive(child.pid)
+
+
+@with_pasta
 def test_supervisor_killed_before_it_is_ready_takes_it_along(
     net: Net, program: Callable[[str], dict[str, str]]
 ) -> None:

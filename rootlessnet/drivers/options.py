@@ -21,8 +21,8 @@ DEFAULT_MTU = 20000
 download stalled, as now and then they did from 28000 on (see also slirp4netns issue 284)."""
 
 PASTA_MTU = 65520
-"""podman's too. pasta drops datagrams that are longer than a frame, and its throughput grows with the
-MTU to the end (scripts/bench drivers)."""
+"""podman's too. pasta drops datagrams that are longer than a frame, and its throughput grows with
+the MTU to the end (scripts/bench drivers)."""
 
 _MAX_MTU = {"slirp4netns": 65521, "pasta": 65520}
 """slirp4netns: 65535 less an Ethernet header, as its main.c has it. pasta: that rounded down to a

@@ -82,17 +82,13 @@ def from_record(record: dict[str, Any]) -> Settings:
 
 def refuse_difference(requested: Requested, state: dict[str, Any]) -> None:
     """Raise Error when the running instance was made with something else than is asked for now."""
-    running = dict(state["driver"]["options"])
-    if requested.driver:
-        choice.choose(requested.driver, "", "")
-    parsed = driver_options.parse(
-        requested.options, driver=requested.driver or state["driver"]["name"]
-    )
-    wanted: dict[str, Any] = dict(parsed)
-    names = {key: f"-o {key}" for key in wanted}
-    if requested.driver:
-        running["driver"], wanted["driver"] = state["driver"]["name"], requested.driver
-        names["driver"] = "--driver"
+    running: dict[str, Any] = {"driver": state["driver"]["name"], **state["driver"]["options"]}
+    name = choice.choose(requested.driver, running["driver"], "")
+    wanted: dict[str, Any] = {"driver": name}
+    if name == running["driver"]:
+        # Another driver's options need no look: it is refused itself.
+        wanted.update(driver_options.parse(requested.options, driver=name))
+    names = {key: f"-o {key}" for key in wanted} | {"driver": "--driver"}
     if requested.linger is not None:
         running["linger"], wanted["linger"] = state["linger"], requested.linger
         names["linger"] = "--linger"
