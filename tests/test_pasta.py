@@ -236,7 +236,7 @@ ALL = frozenset(["--outbound", "--outbound-if4", "--outbound-if6"])
 
 
 def command_line(*pairs: str, features: frozenset[str] = ALL) -> str:
-    chosen = options.defaults("pasta") | options.parse(pairs, driver="pasta")
+    chosen = options.defaults() | options.parse(pairs, driver="pasta")
     found = Features("/pasta", features, "9")
     return " ".join(pasta.arguments(chosen, found, ["123"], "/fifo"))
 

@@ -18,22 +18,19 @@ Options = dict[str, "str | int | bool"]
 DEFAULT_CIDR = "10.0.2.0/24"
 DEFAULT_MTU = 20000
 """Measured through this program (scripts/bench mtu): as fast as 65520, which is podman's, and no
-download stalled, as now and then they did from 28000 on (see also slirp4netns issue 284)."""
-
-PASTA_MTU = 65520
-"""podman's too. pasta drops datagrams that are longer than a frame, and its throughput grows with
-the MTU to the end (scripts/bench drivers)."""
+download stalled, as now and then they did from 28000 on (see also slirp4netns issue 284). For pasta
+too (scripts/bench drivers): with more, uploads through that of 2023 fall to a fifth."""
 
 _MAX_MTU = {"slirp4netns": 65521, "pasta": 65520}
 """slirp4netns: 65535 less an Ethernet header, as its main.c has it. pasta: that rounded down to a
 multiple of 4."""
 
 
-def defaults(driver: str = "slirp4netns") -> Options:
+def defaults() -> Options:
     """Every option with its default; an empty outbound address means that the kernel chooses."""
     return {
         "cidr": DEFAULT_CIDR,
-        "mtu": PASTA_MTU if driver == "pasta" else DEFAULT_MTU,
+        "mtu": DEFAULT_MTU,
         "enable_ipv6": True,
         "allow_host_loopback": False,
         "outbound_addr": "",

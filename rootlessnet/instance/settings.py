@@ -31,7 +31,7 @@ class Settings:
 def resolve(requested: Requested) -> Settings:
     """Check everything that can be checked before an instance is made. Raises Error."""
     name = choice.choose(requested.driver, *network.default_rootless_network_cmd())
-    options = driver_options.defaults(name)
+    options = driver_options.defaults()
     options.update(_configured(name))
     options.update(driver_options.parse(requested.options, driver=name))
     if options["outbound_addr6"] and not options["enable_ipv6"]:
@@ -64,7 +64,7 @@ def from_record(record: dict[str, Any]) -> Settings:
     try:
         driver = record["driver"]
         choice.get(driver["name"])
-        options = driver_options.defaults(driver["name"])
+        options = driver_options.defaults()
         options.update({key: driver["options"][key] for key in options if key in driver["options"]})
         return Settings(
             driver["name"],
