@@ -91,9 +91,9 @@ def usable(servers: list[str], ipv6: bool) -> list[str]:
 
 
 def first_server() -> str:
-    """The first server that the host's file names, stub or not: a driver that reads the file once
-    asks it for ever."""
-    return next(iter(Content(_read(HOST_FILE)).nameservers), "")
+    """The first IPv4 server that the host's file names, stub or not: a driver that reads the file
+    once asks it for ever. Empty when there is none."""
+    return next((name for name in Content(_read(HOST_FILE)).nameservers if ":" not in name), "")
 
 
 def compose(

@@ -320,6 +320,7 @@ class Supervisor:
                 "the host's /etc/resolv.conf names no server: names will not be resolved inside "
                 "(-o dns_fallback=true asks public servers)"
             )
+        self.asks = resolvconf.first_server()
         path = self._resolv_conf()
         state.replace(path, self._compose().encode())
         os.chmod(path, 0o644)
@@ -339,10 +340,7 @@ class Supervisor:
 
     def _asks_another(self) -> bool:
         """Whether the driver asks a name server that is not the host's any more."""
-        return not self.driver.FOLLOWS_RESOLV_CONF and self.asks not in (
-            "",
-            resolvconf.first_server(),
-        )
+        return not self.driver.FOLLOWS_RESOLV_CONF and self.asks != resolvconf.first_server()
 
     def _follow(self) -> None:
         self._follower = follow.Follower()
