@@ -17,6 +17,7 @@ COMMANDS = {
     "path": "print the path of its network namespace",
     "logs": "show what supervisor and driver said",
     "doctor": "check this machine",
+    "config": "show what containers.conf and storage.conf say",
     "network": "podman's networks: create, list, remove",
     "device": "give network devices away, count, list",
     "install-cni": "link the CNI plugin host-device into a directory",

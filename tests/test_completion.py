@@ -151,6 +151,10 @@ def test_drivers_and_their_options(net: Net) -> None:
     assert words(net, "enter", "--option", "mtu=") == ["mtu=20000"]
 
 
+def test_settings(net: Net) -> None:
+    assert words(net, "config", "default_sub") == ["default_subnet", "default_subnet_pools"]
+
+
 def test_files_directories_and_other_command_lines(net: Net) -> None:
     assert words(net, "enter", "-C", "") == [":directories"]
     assert words(net, "--static-dir=") == [":directories"]

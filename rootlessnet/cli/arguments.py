@@ -45,7 +45,7 @@ COMMON = (
 JSON = Option("json", "print one JSON document")
 
 CREATE = (
-    Option("driver", "how to connect: slirp4netns", metavar="NAME"),
+    Option("driver", "how to connect: slirp4netns or pasta", metavar="NAME"),
     Option("option", "driver option", metavar="KEY=VALUE", short="o"),
     Option("linger", "keep the instance so long after the last lease (0)", metavar="SECONDS"),
     Option("timeout", "for the instance to be ready (10)", metavar="SECONDS"),

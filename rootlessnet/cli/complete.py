@@ -252,6 +252,12 @@ def _driver_options(line: _Line) -> Suggestions:
             yield f"{key}={options.show(value)}", "default"
 
 
+def _keys(line: _Line) -> Suggestions:
+    from rootlessnet.config import keys
+
+    yield from ((key, "setting") for key in keys.KEYS)
+
+
 def _devices(line: _Line) -> Suggestions:
     import socket
 
@@ -280,6 +286,7 @@ _KINDS: dict[str, Callable[[_Line], Suggestions]] = {
     "DRIVER": _drivers,
     "FILE": _files,
     "ID": _containers,
+    "KEY": _keys,
     "LEASE": _leases,
     "NETNS": _namespaces,
     "NETWORK": _networks,

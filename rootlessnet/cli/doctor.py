@@ -153,22 +153,19 @@ def _tun_device() -> Iterator[Finding]:
         yield Finding(name, OK, path)
 
 
-def _slirp4netns() -> Iterator[Finding]:
-    from rootlessnet.drivers import slirp4netns
+def _driver() -> Iterator[Finding]:
+    from rootlessnet.drivers import choice
     from rootlessnet.instance import request, settings
 
     chosen = settings.resolve(request.Requested())
-    features = slirp4netns.Probe(chosen.program).finish(5)
-    missing = sorted(
-        name for name in ("--enable-sandbox", "--enable-seccomp") if name not in features.flags
-    )
+    driver = choice.get(chosen.driver)
+    features = driver.Probe(chosen.program).finish(5)
+    missing = sorted(name for name in driver.ESSENTIAL if name not in features.flags)
     text = f"{features.path}, version {features.version}"
     if missing:
-        yield Finding(
-            "slirp4netns", WARNING, f"{text}, without {' '.join(missing)}", slirp4netns.INSTALL
-        )
+        yield Finding(driver.NAME, WARNING, f"{text}, without {' '.join(missing)}", driver.INSTALL)
     else:
-        yield Finding("slirp4netns", OK, text)
+        yield Finding(driver.NAME, OK, text)
 
 
 def _resolver() -> Iterator[Finding]:
@@ -246,7 +243,7 @@ CHECKS = (
     _runtime_dir,
     _user_namespaces,
     _tun_device,
-    _slirp4netns,
+    _driver,
     _resolver,
     _systemd,
     _lingering,
