@@ -17,6 +17,7 @@ COMMANDS = {
     "path": "print the path of its network namespace",
     "logs": "show what supervisor and driver said",
     "doctor": "check this machine",
+    "config": "show what containers.conf and storage.conf say",
     "network": "podman's networks: create, list, remove",
     "container": "attach containers to networks",
     "port": "publish ports of the host: add, remove, list",
@@ -24,6 +25,7 @@ COMMANDS = {
     "oci-hook": "connect the containers of an OCI runtime (runc, crun)",
     "install-cni": "link the CNI plugin host-device into a directory",
     "install-units": "put the systemd user units in place",
+    "completion": "print the completions for a shell",
 }
 
 

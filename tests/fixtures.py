@@ -10,19 +10,19 @@ import pytest
 from support import Net, own_processes, wait_for
 
 _OURS = (
-    "sleep infinity",
-    "slirp4netns",
-    "/usr/bin/slirp4netns",
-    "rootlessnet ",
-    "rootlessnet: ports",
-)
+    "sleep infinity", "slirp4netns", "/usr/bin/slirp4netns", "pasta", "/usr/bin/pasta",
+    "rootlessnet ", "rootlessnet: ports",
+)  # fmt: skip
 
 
 @pytest.fixture
-def net(tmp_path: Path) -> Iterator[Net]:
-    """An instance of the test's own; afterwards nothing of it may be left but its lock."""
+def net(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Net]:
+    """An instance of the test's own; afterwards nothing of it may be left but its lock.
+
+    A parameter is the name of its driver (support.both_drivers).
+    """
     before = set(own_processes())
-    instance = Net(tmp_path / "static")
+    instance = Net(tmp_path / "static", driver=getattr(request, "param", "slirp4netns"))
     yield instance
     instance.end()
     instance.wait_until_down(20)

@@ -13,8 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PROGRAM = shutil.which("rootlessnet") or str(Path(sys.executable).with_name("rootlessnet"))
 RUNTIME = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+
+
+both_drivers = pytest.mark.parametrize("net", ["slirp4netns", "pasta"], indirect=True)
+"""For a test that has to hold whatever connects the instance."""
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = 10) -> Any:
@@ -50,14 +56,22 @@ def own_processes() -> dict[int, str]:
 class Net:
     """One instance of the test's own: its static dir, and the program run for it."""
 
-    def __init__(self, static_dir: Path, runtime: Path = RUNTIME) -> None:
+    def __init__(
+        self, static_dir: Path, runtime: Path = RUNTIME, driver: str = "slirp4netns"
+    ) -> None:
         self.static_dir = static_dir
+        self.driver = driver
         self.runtime = runtime
         self.environment = {
             **os.environ,
             "XDG_RUNTIME_DIR": str(runtime),
             "ROOTLESSNET_STATIC_DIR": str(static_dir),
         }
+        if driver != "slirp4netns":
+            # Read after whatever a test says is containers.conf.
+            override = static_dir.with_name("driver.conf")
+            override.write_text(f'[network]\ndefault_rootless_network_cmd = "{driver}"\n')
+            self.environment["CONTAINERS_CONF_OVERRIDE"] = str(override)
         self.children: list[subprocess.Popen[str]] = []
 
     # -- running it --------------------------------------------------------------------------------

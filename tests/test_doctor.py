@@ -7,7 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from support import PROGRAM, Net, kill, wait_for
+from support import PROGRAM, Net, both_drivers, kill, wait_for
 
 
 def findings(net: Net, **options) -> dict[str, dict[str, str]]:
@@ -15,6 +15,7 @@ def findings(net: Net, **options) -> dict[str, dict[str, str]]:
     return {item["check"]: item for item in json.loads(done.stdout)}
 
 
+@both_drivers
 def test_good_machine(net: Net) -> None:
     done = net.run("doctor", check=False)
     assert done.returncode == 0, done.stdout
@@ -22,7 +23,7 @@ def test_good_machine(net: Net) -> None:
     found = findings(net)
     for check in ("runtime directory", "user namespaces", "subordinate ids", "tun device"):
         assert found[check]["level"] == "ok"
-    assert "version" in found["slirp4netns"]["text"]
+    assert "version" in found[net.driver]["text"]
 
 
 def spoiled(net: Net, script: str) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import Net, own_processes
+from support import Net, both_drivers, own_processes
 
 
 @pytest.fixture
@@ -101,6 +101,7 @@ def test_driver_that_hangs_at_its_help(net: Net, tmp_path: Path) -> None:
     assert lines == [f"rootlessnet: run {program} --help: no answer in time"]
 
 
+@both_drivers
 def test_driver_may_open_as_many_files_as_the_caller_is_allowed(net: Net) -> None:
     import resource
 
@@ -116,6 +117,7 @@ def test_log_of_the_running_driver_is_kept(net: Net) -> None:
     assert "supervisor: running:" in net.log()
 
 
+@both_drivers
 def test_dead_driver_is_started_again(net: Net) -> None:
     from support import kill, wait_for
 

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from support import PROGRAM, Net, is_alive, wait_for
+from support import PROGRAM, Net, both_drivers, is_alive, wait_for
 
 
+@both_drivers
 def test_command_has_a_network_of_its_own(net: Net) -> None:
     addresses = {link["ifname"]: link for link in json.loads(net.inside("ip", "-j", "address"))}
     assert set(addresses) == {"lo", "tap0"}
@@ -24,6 +25,7 @@ def test_command_has_a_network_of_its_own(net: Net) -> None:
     assert [route["gateway"] for route in routes] == ["10.0.2.2"]
 
 
+@both_drivers
 def test_ipv6_is_usable_at_once_and_duplicate_detection_is_restored(net: Net) -> None:
     before = Path("/proc/sys/net/ipv6/conf/default/accept_dad").read_text()
     net.hold()
@@ -49,6 +51,7 @@ def test_another_static_dir_is_another_namespace(net: Net) -> None:
     assert other != net.inside("readlink", "/proc/self/ns/net")
 
 
+@both_drivers
 def test_caller_is_root_inside_with_subordinate_ids(net: Net) -> None:
     assert net.inside("id", "-u") == "0\n"
     lines = [line.split() for line in net.inside("cat", "/proc/self/uid_map").splitlines()]
@@ -288,6 +291,7 @@ def test_nested_enter_joins_the_same_namespace(net: Net) -> None:
     assert len(set(out.split())) == 1 and len(out.split()) == 2
 
 
+@both_drivers
 def test_inside_podman_unshare_no_user_namespace_is_made(net: Net) -> None:
     out = net.inside("sh", "-c", "readlink /proc/self/ns/user", prefix=["unshare", "-Ur", "--"])
     assert out.startswith("user:[")

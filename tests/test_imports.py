@@ -34,17 +34,9 @@ def test_warm_path_imports_nothing_heavy() -> None:
 
 
 LAYERS = [
-    "kernel",
-    "config",
-    "systemd",
-    "drivers",
-    "instance",
-    "ports",
-    "devices",
-    "networks",
-    "tools",
+    "kernel", "config", "systemd", "drivers", "instance", "ports", "devices", "networks", "tools",
     "cli",
-]
+]  # fmt: skip
 
 
 def test_arrows_point_downwards() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support import Net
+from support import Net, both_drivers
 
 from rootlessnet.drivers import options, slirp4netns
+from rootlessnet.drivers.target import Features
 from rootlessnet.errors import Error
 
 
@@ -91,7 +92,7 @@ ALL = frozenset(
 
 def command_line(*pairs: str, features: frozenset[str] = ALL) -> list[str]:
     chosen = options.defaults() | options.parse(pairs)
-    found = slirp4netns.Features("/slirp", features, "9")
+    found = Features("/slirp", features, "9")
     return slirp4netns.arguments(chosen, found, ["123"])
 
 
@@ -140,6 +141,7 @@ def test_features_that_are_dropped_silently() -> None:
     assert command_line("enable_ipv6=false", features=few) == "/slirp -c -r 3 -e 4 123 tap0".split()
 
 
+@both_drivers
 def test_options_reach_the_running_instance(net: Net) -> None:
     out = net.run(
         "enter", "-o", "cidr=10.11.12.0/24", "-o", "mtu=1400", "-o", "enable_ipv6=false",

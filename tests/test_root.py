@@ -9,20 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import PROGRAM, Net
+from support import PROGRAM, Net, both_drivers
 
 pytestmark = pytest.mark.root
 
 
+@both_drivers
 def test_root_needs_no_user_namespace_and_the_host_notices_nothing(net: Net) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     out = net.inside("sh", "-c", "readlink /proc/self/ns/user; ip -br address show tap0")
     assert out.splitlines()[0] == os.readlink("/proc/self/ns/user")
     assert "10.0.2.100/24" in out
     net.wait_until_down()
-    assert Path("/proc/self/mountinfo").read_text() == before, "slirp4netns' sandbox stays inside"
+    assert Path("/proc/self/mountinfo").read_text() == before, "the driver's sandbox stays inside"
 
 
+@both_drivers
 def test_roots_instance_survives_the_death_of_its_parts(net: Net) -> None:
     from support import kill
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import PROGRAM, RUNTIME, Net, is_alive, kill, wait_for
+from support import PROGRAM, RUNTIME, Net, both_drivers, is_alive, kill, wait_for
 
 pytestmark = pytest.mark.skipif(
     not os.path.isdir("/run/systemd/system"), reason="systemd does not run this machine"
@@ -35,6 +35,7 @@ def cgroup(pid: int) -> str:
 # -- the scope ---
 
 
+@both_drivers
 def test_all_three_are_in_a_scope_under_user_slice(net: Net) -> None:
     net.hold()
     assert net.status()["supervisor"]["scope"] == f"{net.name}.scope"
@@ -52,6 +53,7 @@ def test_scope_is_gone_with_the_instance(net: Net) -> None:
     )
 
 
+@both_drivers
 def test_restarted_parts_are_in_the_scope_too(net: Net) -> None:
     net.hold()
     before = net.pids()

@@ -30,11 +30,10 @@ class Finding:
 
 
 def main(argv: list[str]) -> int:
-    values, words = arguments.parse(argv, OPTIONS)
-    if "help" in values:
-        print(arguments.help_text("doctor [OPTIONS]", WHAT, OPTIONS))
+    given = arguments.read(argv, "doctor [OPTIONS]", WHAT, OPTIONS)
+    if given is None:
         return 0
-    arguments.no_words(words)
+    values, _ = given
     findings = [finding for check in CHECKS for finding in _guarded(check)]
     if "json" in values:
         import json
@@ -154,22 +153,19 @@ def _tun_device() -> Iterator[Finding]:
         yield Finding(name, OK, path)
 
 
-def _slirp4netns() -> Iterator[Finding]:
-    from rootlessnet.drivers import slirp4netns
+def _driver() -> Iterator[Finding]:
+    from rootlessnet.drivers import choice
     from rootlessnet.instance import request, settings
 
     chosen = settings.resolve(request.Requested())
-    features = slirp4netns.Probe(chosen.program).finish(5)
-    missing = sorted(
-        name for name in ("--enable-sandbox", "--enable-seccomp") if name not in features.flags
-    )
+    driver = choice.get(chosen.driver)
+    features = driver.Probe(chosen.program).finish(5)
+    missing = sorted(name for name in driver.ESSENTIAL if name not in features.flags)
     text = f"{features.path}, version {features.version}"
     if missing:
-        yield Finding(
-            "slirp4netns", WARNING, f"{text}, without {' '.join(missing)}", slirp4netns.INSTALL
-        )
+        yield Finding(driver.NAME, WARNING, f"{text}, without {' '.join(missing)}", driver.INSTALL)
     else:
-        yield Finding("slirp4netns", OK, text)
+        yield Finding(driver.NAME, OK, text)
 
 
 def _resolver() -> Iterator[Finding]:
@@ -247,7 +243,7 @@ CHECKS = (
     _runtime_dir,
     _user_namespaces,
     _tun_device,
-    _slirp4netns,
+    _driver,
     _resolver,
     _systemd,
     _lingering,

@@ -73,41 +73,81 @@ def _with_drop_ins(path: str) -> list[str]:
     return [path, *(f"{directory}/{name}" for name in names)]
 
 
-def graphroot() -> tuple[str, str]:
-    """podman's storage directory and where that is said: a file's path, or "default"."""
-    system = "/etc/containers/storage.conf"
-    if not os.path.exists(system):
-        system = "/usr/share/containers/storage.conf"
+def _system_storage_conf() -> str:
+    path = "/etc/containers/storage.conf"
+    return path if os.path.exists(path) else "/usr/share/containers/storage.conf"
+
+
+def _common_storage_conf() -> str:
+    """The file that counts for everybody: the system's, or the one that stands for it."""
     chosen = os.environ.get("CONTAINERS_STORAGE_CONF", "")
+    return chosen if chosen and os.path.exists(chosen) else _system_storage_conf()
+
+
+def _own_storage_conf() -> list[str]:
+    """The user's file; none for root, and none beside CONTAINERS_STORAGE_CONF."""
+    if not is_rootless() or os.environ.get("CONTAINERS_STORAGE_CONF"):
+        return []
+    return [f"{config_home()}/containers/storage.conf"]
+
+
+def storage_conf_files() -> list[str]:
+    """The storage.conf files in the order in which they are read."""
+    return [_common_storage_conf(), *_own_storage_conf()]
+
+
+def graphroot() -> tuple[str, str]:
+    """podman's storage directory and where that is said: a file's path, or "default".
+
+    In the common file graphroot is root's, and only rootless_storage_path is meant for users; so
+    it is where that file is named by CONTAINERS_STORAGE_CONF (tried with podman 4.3.1).
+    """
     if not is_rootless():
-        value, source = toml.last_string([chosen or system], "storage", "graphroot")
+        value, source = toml.last_string([_common_storage_conf()], "storage", "graphroot")
         return _expand(value or "/var/lib/containers/storage"), source or "default"
-    own = chosen or f"{config_home()}/containers/storage.conf"
-    # The system's graphroot is root's; only its rootless_storage_path is meant for users.
-    value, source = toml.last_string([own], "storage", "graphroot")
-    path, path_source = toml.last_string(
-        [own] if chosen else [system, own], "storage", "rootless_storage_path"
-    )
-    if path:
-        value, source = path, path_source
+    own = _own_storage_conf()
+    value, source = toml.last_string(own, "storage", "graphroot")
+    if not value:
+        files = [_common_storage_conf(), *own]
+        value, source = toml.last_string(files, "storage", "rootless_storage_path")
     if not value:
         return _expand(f"{data_home()}/containers/storage"), "default"
     return _expand(value), source
 
 
+def runroot() -> tuple[str, str]:
+    """Where podman's storage keeps what need not outlive a reboot, and what says so."""
+    files = _own_storage_conf() if is_rootless() else [_common_storage_conf()]
+    value, source = toml.last_string(files, "storage", "runroot")
+    if value:
+        return _expand(value), source
+    path = f"{_runtime_dir()}/containers" if is_rootless() else "/run/containers/storage"
+    return path, "default"
+
+
+def tmp_dir() -> tuple[str, str]:
+    """[engine] tmp_dir, where podman keeps its own state of this boot, and what says so."""
+    value, source = toml.last_string(conf_files(), "engine", "tmp_dir")
+    if value:
+        return value, source
+    return f"{_runtime_dir()}/libpod/tmp" if is_rootless() else "/run/libpod", "default"
+
+
+def _runtime_dir() -> str:
+    return os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{rootless_uid()}"
+
+
 def storage_driver() -> str:
     """The storage driver that the configuration names; empty when podman would look for one."""
-    name = os.environ.get("STORAGE_DRIVER", "")
+    return storage_driver_and_source()[0]
+
+
+def storage_driver_and_source() -> tuple[str, str]:
+    """The same with what says so."""
+    name, source = os.environ.get("STORAGE_DRIVER", ""), "STORAGE_DRIVER"
     if not name:
-        chosen = os.environ.get("CONTAINERS_STORAGE_CONF", "")
-        system = "/etc/containers/storage.conf"
-        if not os.path.exists(system):
-            system = "/usr/share/containers/storage.conf"
-        files = [chosen] if chosen else [system]
-        if is_rootless() and not chosen:
-            files.append(f"{config_home()}/containers/storage.conf")
-        name = toml.last_string(files, "storage", "driver")[0]
-    return "overlay" if name == "overlay2" else name
+        name, source = toml.last_string(storage_conf_files(), "storage", "driver")
+    return "overlay" if name == "overlay2" else name, source or "default"
 
 
 def _expand(path: str) -> str:

@@ -14,20 +14,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ipaddress import IPv4Network
 
-_HELPER_DIRS = [
+DEFAULT_NETWORK = "podman"
+DEFAULT_SUBNET = "10.88.0.0/16"
+HELPER_DIRS = [
     "/usr/local/libexec/podman",
     "/usr/local/lib/podman",
     "/usr/libexec/podman",
     "/usr/lib/podman",
 ]
-_CNI_PLUGIN_DIRS = [
+CNI_PLUGIN_DIRS = [
     "/usr/local/libexec/cni",
     "/usr/libexec/cni",
     "/usr/local/lib/cni",
     "/usr/lib/cni",
     "/opt/cni/bin",
 ]
-_POOLS = [
+NETAVARK_PLUGIN_DIRS = [
+    "/usr/local/libexec/netavark",
+    "/usr/libexec/netavark",
+    "/usr/local/lib/netavark",
+    "/usr/lib/netavark",
+]
+POOLS = [
     ("10.89.0.0/16", 24),
     ("10.90.0.0/15", 24),
     ("10.92.0.0/14", 24),
@@ -45,6 +53,11 @@ def backend() -> tuple[str, str]:
     return _string("network_backend")
 
 
+def default_rootless_network_cmd() -> tuple[str, str]:
+    """[network] default_rootless_network_cmd, slirp4netns or pasta, and the file that has it."""
+    return _string("default_rootless_network_cmd")
+
+
 def config_dir() -> str:
     """[network] network_config_dir; empty when the backend's own place counts."""
     return _string("network_config_dir")[0]
@@ -52,18 +65,18 @@ def config_dir() -> str:
 
 def default_network() -> str:
     """The name of the network that is always there."""
-    return _string("default_network")[0] or "podman"
+    return _string("default_network")[0] or DEFAULT_NETWORK
 
 
 def default_subnet() -> str:
     """Its subnet, as it is written."""
-    return _string("default_subnet")[0] or "10.88.0.0/16"
+    return _string("default_subnet")[0] or DEFAULT_SUBNET
 
 
 def helper_dirs() -> list[str]:
     """Where podman looks for netavark and aardvark-dns; PATH does not count."""
     found, source = toml.last_strings(containers.conf_files(), "engine", "helper_binaries_dir")
-    directories = found if source else list(_HELPER_DIRS)
+    directories = found if source else list(HELPER_DIRS)
     first = os.environ.get("CONTAINERS_HELPER_BINARY_DIR", "")
     return [first, *directories] if first else directories
 
@@ -80,7 +93,7 @@ def find_helper(name: str) -> str:
 def cni_plugin_dirs() -> list[str]:
     """Where the CNI plugins are."""
     found, source = toml.last_strings(containers.conf_files(), "network", "cni_plugin_dirs")
-    return found if source else list(_CNI_PLUGIN_DIRS)
+    return found if source else list(CNI_PLUGIN_DIRS)
 
 
 def subnet_pools() -> list[tuple[IPv4Network, int]]:
@@ -89,7 +102,7 @@ def subnet_pools() -> list[tuple[IPv4Network, int]]:
 
     value, path = toml.last_value(containers.conf_files(), "network", "default_subnet_pools")
     if value is None:
-        return [(IPv4Network(base), size) for base, size in _POOLS]
+        return [(IPv4Network(base), size) for base, size in POOLS]
     pools = []
     try:
         for item in value:

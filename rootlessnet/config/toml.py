@@ -79,6 +79,14 @@ def last_strings(files: Iterable[str], table: str, key: str) -> tuple[list[str],
     return found
 
 
+def last_number(files: Iterable[str], table: str, key: str) -> tuple[int | None, str]:
+    """Like last_string, for a number from 0 on: (None, "") when none has it."""
+    value, path = last_value(files, table, key)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise Error(f"read {path}: {key} in [{table}] has to be a number from 0 on")
+    return value, path
+
+
 def last_value(files: Iterable[str], table: str, key: str) -> tuple[Any, str]:
     """Like last_string, for a value of any type: (None, "") when none has it."""
     found: tuple[Any, str] = (None, "")

@@ -1,7 +1,7 @@
 """Start a driver in the instance and wait for it in step.
 
-Success and death are both seen at once on the ready pipe (death is its end of file); a driver that
-never answers is killed at the deadline. Whatever fails, nothing of it is left running.
+Success is seen at once on the ready pipe, death by its end of file or by the end of the process; a
+driver that never answers is killed at the deadline. Whatever fails, nothing of it is left running.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import select
 import time
 
-from rootlessnet.drivers import slirp4netns
 from rootlessnet.errors import Error
 from rootlessnet.kernel import libc, namespaces, process
 
@@ -18,60 +17,37 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rootlessnet.drivers.choice import Driver
     from rootlessnet.drivers.options import Options
+    from rootlessnet.drivers.target import Features, Target
 
 _ACCEPT_DAD = "/proc/sys/net/ipv6/conf/default/accept_dad"
-
-_HINTS = (
-    ("/dev/net/tun", "as root: modprobe tun; chmod 0666 /dev/net/tun"),
-    ("Device or resource busy", "another driver is already connected: rootlessnet status"),
-)
-
-# What slirp4netns says at every start.
-_NOISE = ("sent tapfd", "received tapfd", "WARNING: Support for ", "Starting slirp", "* ")
 
 LOG_TAIL_BYTES = 2000
 
 
-class Target:
-    """The namespaces to connect: the holder, which the pidfd pins."""
-
-    def __init__(self, pid: int, pidfd: int, userns: int) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
-        self.userns = userns
-
-
 def connect(
+    driver: Driver,
     options: Options,
-    features: slirp4netns.Features,
+    features: Features,
     target: Target,
     exit_pipe: int,
     log: int,
     seconds: float,
     waiting: int = -1,
     spawned: Callable[[int], None] = lambda pid: None,
-    api_socket: str = "",
 ) -> int:
     """Start the driver; its pid (a child of ours) once the network works.
 
     exit_pipe is the reading end whose other end keeps it alive; log is its open log file; waiting
     is a pipe to the command that waits for us: when it hangs up nobody wants the driver any more.
-    spawned is called with the pid as soon as there is one, to do something meanwhile. api_socket is
-    where it is to be asked for ports, if it is to forward them (port_handler).
+    spawned is called with the pid as soon as there is one, to do something meanwhile.
     Raises Error with the tail of the log when it died or did not answer.
     """
     deadline = time.monotonic() + seconds
-    same_userns = target.userns == namespaces.inode("self", "user")
-    where = (
-        ["--netns-type=path", f"/proc/{target.pid}/ns/net"] if same_userns else [str(target.pid)]
-    )
-    if options["port_handler"] == slirp4netns.NAME:
-        where = [*slirp4netns.api_socket(api_socket, features), *where]
-    line = slirp4netns.arguments(options, features, where)
     start_of_log = os.fstat(log).st_size
     with _NoDuplicateDetection(target, wanted=bool(options["enable_ipv6"])):
-        pid, ready = slirp4netns.start(line, exit_pipe, log, private_mounts=same_userns)
+        pid, ready = driver.start(options, features, target, exit_pipe, log)
         try:
             spawned(pid)
             problem = _wait_until_ready(ready, pid, deadline, seconds, waiting)
@@ -82,28 +58,29 @@ def connect(
             os.close(ready)
     if problem:
         _end(pid)
-        text = log_text(log, start_of_log)
-        advice = next((hint for key, hint in _HINTS if key in text), "")
-        raise Error(f"start {slirp4netns.NAME}: {problem}{': ' if text else ''}{text}", hint=advice)
+        text = log_text(log, start_of_log, driver.NOISE)
+        advice = next((hint for key, hint in driver.HINTS if key in text), "")
+        raise Error(f"start {driver.NAME}: {problem}{': ' if text else ''}{text}", hint=advice)
     return pid
 
 
 def _wait_until_ready(ready: int, pid: int, deadline: float, seconds: float, waiting: int) -> str:
     """Empty when it is ready, else what is wrong."""
-    poll = select.poll()
-    poll.register(ready, select.POLLIN)
-    if waiting >= 0:
-        poll.register(waiting, 0)  # POLLERR is always told
-    events = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-    if not events:
-        return f"no answer after {seconds:.1f} s"
-    if all(fd == waiting for fd, _ in events):
-        return "given up, as the command that waited for it has gone"
-    if os.read(ready, 16):
-        return ""
-    # Closed without a word: it is ending. Give it the moment to become a zombie.
     pidfd = os.pidfd_open(pid)
     try:
+        poll = select.poll()
+        poll.register(ready, select.POLLIN)
+        poll.register(pidfd, select.POLLIN)
+        if waiting >= 0:
+            poll.register(waiting, 0)  # POLLERR is always told
+        events = [fd for fd, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
+        if not events:
+            return f"no answer after {seconds:.1f} s"
+        if events == [waiting]:
+            return "given up, as the command that waited for it has gone"
+        if ready in events and os.read(ready, 16) and pidfd not in events:
+            return ""
+        # Closed without a word: it is ending. Give it the moment to become a zombie.
         if not process.wait_for(pidfd, max(0.1, deadline - time.monotonic())):
             return "it closed its ready pipe and went on"
     finally:
@@ -123,13 +100,13 @@ def _end(pid: int) -> None:
         pass
 
 
-def log_text(log: int, start: int) -> str:
-    """The tail of what was logged since start, on one line."""
+def log_text(log: int, start: int, noise: tuple[str, ...]) -> str:
+    """The tail of what was logged since start, on one line, without lines that begin as noise."""
     with open(f"/proc/self/fd/{log}", "rb") as file:
         file.seek(max(start, os.fstat(log).st_size - LOG_TAIL_BYTES))
         text = file.read().decode(errors="replace")
     lines = [line.strip() for line in text.splitlines()]
-    words = [line for line in lines if line and not line.startswith(_NOISE)]
+    words = [line for line in lines if line and not line.startswith(noise)]
     return "; ".join(dict.fromkeys(words))
 
 

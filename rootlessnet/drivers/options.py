@@ -1,8 +1,8 @@
 """The driver options that `-o KEY=VALUE` and containers.conf's network_cmd_options take.
 
 Names and messages are podman's (4.3 libpod/networking_slirp4netns.go), byte for byte, so that a
-user who searches for one finds podman's answers. What slirp4netns itself would refuse later is
-refused here too, before anything is started.
+user who searches for one finds podman's answers. What the driver itself would refuse later is
+refused here too, before anything is started. pasta takes the same options.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ Options = dict[str, "str | int | bool"]
 DEFAULT_CIDR = "10.0.2.0/24"
 DEFAULT_MTU = 20000
 """Measured through this program (scripts/bench mtu): as fast as 65520, which is podman's, and no
-download stalled, as now and then they did from 28000 on (see also slirp4netns issue 284)."""
+download stalled, as now and then they did from 28000 on (see also slirp4netns issue 284). For pasta
+too (scripts/bench drivers): with more, uploads through that of 2023 fall to a fifth."""
 
-MAX_MTU = 65521
-"""slirp4netns' own limit: 65535 less an Ethernet header, as its main.c has it."""
+_MAX_MTU = {"slirp4netns": 65521, "pasta": 65520}
+"""slirp4netns: 65535 less an Ethernet header, as its main.c has it. pasta: that rounded down to a
+multiple of 4."""
 
 
 def defaults() -> Options:
@@ -40,10 +42,10 @@ def defaults() -> Options:
     }
 
 
-def parse(pairs: Iterable[str], source: str = "-o") -> Options:
+def parse(pairs: Iterable[str], source: str = "-o", driver: str = "slirp4netns") -> Options:
     """The options that were given, checked and in their types; a later one wins.
 
-    Raises Error with podman's message; source says where the option was.
+    Raises Error with podman's message; source says where the option was, driver for whom.
     """
     result: Options = {}
     for pair in pairs:
@@ -51,8 +53,8 @@ def parse(pairs: Iterable[str], source: str = "-o") -> Options:
         check = _CHECKS.get(key)
         try:
             if not equals or check is None:
-                raise ValueError(f"unknown option for slirp4netns: {quote(pair)}")
-            result[key] = check(key, value)
+                raise ValueError(f"unknown option for {driver}: {quote(pair)}")
+            result[key] = check(key, value, driver)
         except ValueError as error:
             advice = ""
             if check is None:
@@ -77,7 +79,7 @@ def show(value: str | float | bool) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _cidr(key: str, value: str) -> str:
+def _cidr(key: str, value: str, driver: str) -> str:
     import ipaddress
 
     try:
@@ -92,29 +94,32 @@ def _cidr(key: str, value: str) -> str:
         )
     if not 1 <= network.prefixlen <= 25:
         raise ValueError(
-            f"invalid cidr {quote(value)}: slirp4netns needs a prefix length from 1 to 25"
+            f"invalid cidr {quote(value)}: {driver} needs a prefix length from 1 to 25"
         )
     if network.is_loopback or network.is_multicast or network.network_address.packed[0] == 0:
         raise ValueError(f"invalid cidr {quote(value)}: these addresses have another meaning")
     return str(network)
 
 
-def _mtu(key: str, value: str) -> int:
+def _mtu(key: str, value: str, driver: str) -> int:
     digits = value[1:] if value[:1] in ("+", "-") else value
     if not (digits.isascii() and digits.isdecimal()) or int(value) < 68:
         raise ValueError(f"invalid mtu {quote(value)}")
-    if int(value) > MAX_MTU:
-        raise ValueError(f"invalid mtu {quote(value)}: slirp4netns takes at most {MAX_MTU}")
+    if int(value) > _MAX_MTU[driver]:
+        raise ValueError(f"invalid mtu {quote(value)}: {driver} takes at most {_MAX_MTU[driver]}")
+    if driver == "pasta" and int(value) < 1280:
+        # A lower one ends IPv6 on the interface, and pasta with it.
+        raise ValueError(f"invalid mtu {quote(value)}: pasta needs at least 1280")
     return int(value)
 
 
-def _flag(key: str, value: str) -> bool:
+def _flag(key: str, value: str, driver: str) -> bool:
     if value not in ("true", "false"):
-        raise ValueError(f"invalid value of {key} for slirp4netns: {quote(value)}")
+        raise ValueError(f"invalid value of {key} for {driver}: {quote(value)}")
     return value == "true"
 
 
-def _outbound_addr(key: str, value: str) -> str:
+def _outbound_addr(key: str, value: str, driver: str) -> str:
     import ipaddress
 
     version: type = ipaddress.IPv6Address if key.endswith("6") else ipaddress.IPv4Address
@@ -124,7 +129,7 @@ def _outbound_addr(key: str, value: str) -> str:
         if not _is_interface(value):
             separator = ":" if key.endswith("6") else ""
             raise ValueError(f"invalid {key}{separator} {quote(value)}") from None
-        if key.endswith("6"):
+        if key.endswith("6") and driver == "slirp4netns":
             # slirp4netns looks the name up under its IPv4 option: peers call this one broken.
             raise ValueError(
                 f"invalid {key}: {quote(value)}: slirp4netns takes an IPv6 address only here"
@@ -142,19 +147,21 @@ def _is_interface(name: str) -> bool:
     return True
 
 
-def _port_handler(key: str, value: str) -> str:
+def _port_handler(key: str, value: str, driver: str) -> str:
     if value not in ("slirp4netns", "rootlesskit"):
-        raise ValueError(f"unknown port_handler for slirp4netns: {quote(value)}")
+        raise ValueError(f"unknown port_handler for {driver}: {quote(value)}")
+    if value != "rootlesskit" and driver != "slirp4netns":
+        raise ValueError(f"port_handler {value} needs the driver slirp4netns, and this is {driver}")
     return value
 
 
-def _source_ip(key: str, value: str) -> str:
+def _source_ip(key: str, value: str, driver: str) -> str:
     if value not in ("preserve", "snat"):
         raise ValueError(f"unknown source_ip {quote(value)}: preserve or snat")
     return value
 
 
-_CHECKS: dict[str, Callable[[str, str], str | int | bool]] = {
+_CHECKS: dict[str, Callable[[str, str, str], str | int | bool]] = {
     "cidr": _cidr,
     "mtu": _mtu,
     "enable_ipv6": _flag,
@@ -179,3 +186,4 @@ class Addressing:
         self.gateway = str(network[2])
         self.dns = str(network[3])
         self.address = str(network[100])
+        self.prefix = network.prefixlen

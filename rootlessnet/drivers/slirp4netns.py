@@ -13,15 +13,39 @@ from __future__ import annotations
 
 import os
 
+from rootlessnet.drivers.target import Features
 from rootlessnet.errors import Error
 from rootlessnet.kernel import spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootlessnet.drivers.options import Options
+    from rootlessnet.drivers.target import Target
 
 NAME = "slirp4netns"
 TAP = "tap0"
+INSTALL = "install slirp4netns 0.4.0 or newer (Debian: apt install slirp4netns)"
+
+ESSENTIAL: tuple[str, ...] = ("--enable-sandbox", "--enable-seccomp")
+"""Options without which it is less safe than it should be."""
+
+HINTS: tuple[tuple[str, str], ...] = (
+    ("/dev/net/tun", "as root: modprobe tun; chmod 0666 /dev/net/tun"),
+    ("Device or resource busy", "another driver is already connected: rootlessnet status"),
+)
+"""What helps, by what it says when it cannot start."""
+
+NOISE: tuple[str, ...] = (
+    "sent tapfd",
+    "received tapfd",
+    "WARNING: Support for ",
+    "Starting slirp",
+    "* ",
+)
+"""How the lines begin that it writes at every start."""
+
+FOLLOWS_RESOLV_CONF = True
+"""It asks whatever server the host's resolv.conf names at the moment."""
 
 API_SOCKET = "slirp4netns.sock"
 """Where it is asked to forward ports, in the instance's directory, which is private: whoever can
@@ -76,21 +100,28 @@ class Probe:
         return Features(self.path, found, words[2] if len(words) > 2 else "unknown")
 
 
-INSTALL = "install slirp4netns 0.4.0 or newer (Debian: apt install slirp4netns)"
+_OURS = b"rootlessnet.tools"
 
 
-class Features:
-    """What this slirp4netns can do."""
-
-    def __init__(self, path: str, flags: frozenset[str], version: str) -> None:
-        self.path = path
-        self.flags = flags
-        self.version = version
+def is_wrapper(path: str) -> bool:
+    """Whether the program is rootlessnet-slirp4netns, under whatever name it is installed."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return False
+    return head.startswith(b"#!") and _OURS in head
 
 
 def find(configured: str = "") -> str:
-    """The path of the program: as configured (containers.conf network_cmd_path), else on PATH."""
-    path = spawn.find(configured or NAME)
+    """The path of the program: as configured (containers.conf network_cmd_path), else on PATH.
+
+    rootlessnet-slirp4netns is never the answer: it is for podman and the like, and looks for the
+    real one itself.
+    """
+    if configured and is_wrapper(spawn.find(configured) or ""):
+        configured = ""
+    path = next((one for one in spawn.find_all(configured or NAME) if not is_wrapper(one)), None)
     if "/" in configured and os.path.exists(configured) and (path is None or os.path.isdir(path)):
         raise Error(
             f"start {NAME}: network_cmd_path {configured} is not an executable file",
@@ -161,19 +192,25 @@ def _require(supported: bool, message: str, features: Features) -> None:
         )
 
 
-def start(line: list[str], exit_pipe: int, log: int, *, private_mounts: bool) -> tuple[int, int]:
+def start(
+    options: Options, features: Features, target: Target, exit_pipe: int, log: int
+) -> tuple[int, int]:
     """Start it; its pid, and the reading end of the ready pipe, which the caller owns.
 
     exit_pipe is the reading end of the exit pipe; log takes stdout and stderr. Its sandbox mounts a
-    tmpfs on /tmp: private_mounts is needed where it does not get a mount namespace by joining
+    tmpfs on /tmp: private mounts are needed where it does not get a mount namespace by joining
     another user namespace (slirp4netns pull request 153).
     """
+    where = _where(target)
+    if options["port_handler"] == NAME:
+        where = [*api_socket(f"{target.directory}/{API_SOCKET}", features), *where]
+    line = arguments(options, features, where)
     ready, write = os.pipe()
     try:
         pid = spawn.start(
             line,
             descriptors={1: log, 2: log, _READY_FD: write, _EXIT_FD: exit_pipe},
-            private_mounts=private_mounts,
+            private_mounts=target.same_userns,
         )
     except OSError as error:
         os.close(ready)
@@ -184,3 +221,15 @@ def start(line: list[str], exit_pipe: int, log: int, *, private_mounts: bool) ->
     finally:
         os.close(write)
     return pid, ready
+
+
+def _where(target: Target) -> list[str]:
+    if target.same_userns:
+        return ["--netns-type=path", f"/proc/{target.pid}/ns/net"]
+    return [str(target.pid)]
+
+
+def is_for(words: list[str], target: Target) -> bool:
+    """Whether a process with this command line connects the target."""
+    names = (str(target.pid), f"/proc/{target.pid}/ns/net")
+    return len(words) > 2 and words[-1] == TAP and words[-2] in names

@@ -90,15 +90,25 @@ def usable(servers: list[str], ipv6: bool) -> list[str]:
     return kept
 
 
-def compose(host: Content, driver_dns: str, *, ipv6: bool, fallback: bool) -> str:
-    """The text of the file inside."""
+def first_server() -> str:
+    """The first IPv4 server that the host's file names, stub or not: a driver that reads the file
+    once asks it for ever. Empty when there is none."""
+    return next((name for name in Content(_read(HOST_FILE)).nameservers if ":" not in name), "")
+
+
+def compose(
+    host: Content, driver_dns: str, *, ipv6: bool, fallback: bool, outdated: bool = False
+) -> str:
+    """The text of the file inside. With outdated the driver asks a server that the host does not
+    name any more, so it comes last."""
     servers = usable(host.nameservers, ipv6)
     if not servers and fallback:
         servers = [*_FALLBACK, *(_FALLBACK6 if ipv6 else ())]
     lines = []
     if host.search and host.search != ["."]:
         lines.append(f"search {' '.join(host.search)}")
-    lines += [f"nameserver {server}" for server in dict.fromkeys([driver_dns, *servers])]
+    order = [*servers, driver_dns] if outdated else [driver_dns, *servers]
+    lines += [f"nameserver {server}" for server in dict.fromkeys(order)]
     if host.options:
         lines.append(f"options {' '.join(host.options)}")
     return "\n".join(lines) + "\n"

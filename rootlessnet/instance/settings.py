@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rootlessnet.config import containers, toml
+from rootlessnet.config import containers, network, toml
+from rootlessnet.drivers import choice, pasta
 from rootlessnet.drivers import options as driver_options
-from rootlessnet.drivers import slirp4netns
 from rootlessnet.errors import Error
 
 TYPE_CHECKING = False
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 class Settings:
     """What counts, all checked."""
 
-    def __init__(self, program: str, options: Options, linger: float, timeout: float) -> None:
-        self.driver = slirp4netns.NAME
+    def __init__(
+        self, driver: str, program: str, options: Options, linger: float, timeout: float
+    ) -> None:
+        self.driver = driver
         self.program = program
         self.options = options
         self.linger = linger
@@ -28,27 +30,48 @@ class Settings:
 
 def resolve(requested: Requested) -> Settings:
     """Check everything that can be checked before an instance is made. Raises Error."""
-    if requested.driver not in ("", slirp4netns.NAME):
-        raise Error(f"--driver {requested.driver}: unknown driver", hint="--driver slirp4netns")
-    files = containers.conf_files()
+    name = choice.choose(requested.driver, *network.default_rootless_network_cmd())
     options = driver_options.defaults()
-    configured, source = toml.last_strings(files, "engine", "network_cmd_options")
-    options.update(driver_options.parse(configured, f"{source}: network_cmd_options"))
-    options.update(driver_options.parse(requested.options))
+    options.update(_configured(name))
+    options.update(driver_options.parse(requested.options, driver=name))
     if options["outbound_addr6"] and not options["enable_ipv6"]:
         raise Error("-o outbound_addr6: enable_ipv6=true is required for outbound_addr6")
-    program = slirp4netns.find(toml.last_string(files, "engine", "network_cmd_path")[0])
-    return Settings(program, options, requested.linger or 0.0, requested.timeout)
+    program = choice.get(name).find(_program(name))
+    return Settings(name, program, options, requested.linger or 0.0, requested.timeout)
+
+
+def _configured(driver: str) -> Options:
+    """What containers.conf says of this driver's options."""
+    files = containers.conf_files()
+    if driver == pasta.NAME:
+        words, source = toml.last_strings(files, "network", "pasta_options")
+        pairs = pasta.from_own_options(words, f"{source}: pasta_options")
+        return driver_options.parse(pairs, f"{source}: pasta_options", driver)
+    configured, source = toml.last_strings(files, "engine", "network_cmd_options")
+    return driver_options.parse(configured, f"{source}: network_cmd_options", driver)
+
+
+def _program(driver: str) -> str:
+    """Where containers.conf says the program is; empty when it is to be found on PATH."""
+    if driver == pasta.NAME:
+        # podman's network_cmd_path is for slirp4netns alone.
+        return network.find_helper(pasta.NAME)
+    return toml.last_string(containers.conf_files(), "engine", "network_cmd_path")[0]
 
 
 def from_record(record: dict[str, Any]) -> Settings:
     """The settings of an instance that runs, out of its state.json. Raises Error."""
     try:
         driver = record["driver"]
+        choice.get(driver["name"])
         options = driver_options.defaults()
         options.update({key: driver["options"][key] for key in options if key in driver["options"]})
         return Settings(
-            str(driver["program"]), options, float(record["linger"]), float(record["timeout"])
+            driver["name"],
+            str(driver["program"]),
+            options,
+            float(record["linger"]),
+            float(record["timeout"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Error(
@@ -59,12 +82,13 @@ def from_record(record: dict[str, Any]) -> Settings:
 
 def refuse_difference(requested: Requested, state: dict[str, Any]) -> None:
     """Raise Error when the running instance was made with something else than is asked for now."""
-    running = dict(state["driver"]["options"])
-    wanted: dict[str, Any] = dict(driver_options.parse(requested.options))
-    names = {key: f"-o {key}" for key in wanted}
-    if requested.driver:
-        running["driver"], wanted["driver"] = state["driver"]["name"], requested.driver
-        names["driver"] = "--driver"
+    running: dict[str, Any] = {"driver": state["driver"]["name"], **state["driver"]["options"]}
+    name = choice.choose(requested.driver, running["driver"], "")
+    wanted: dict[str, Any] = {"driver": name}
+    if name == running["driver"]:
+        # Another driver's options need no look: it is refused itself.
+        wanted.update(driver_options.parse(requested.options, driver=name))
+    names = {key: f"-o {key}" for key in wanted} | {"driver": "--driver"}
     if requested.linger is not None:
         running["linger"], wanted["linger"] = state["linger"], requested.linger
         names["linger"] = "--linger"

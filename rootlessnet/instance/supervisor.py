@@ -1,7 +1,7 @@
 """The supervisor: makes the instance, looks after it, and ends it after its last user.
 
 It stays in the caller's own user and mount namespace: signals work, D-Bus sees the real uid, and
-slirp4netns reads the real resolv.conf. It does nothing on a timer while all is well; it wakes when
+the driver reads the real resolv.conf. It does nothing on a timer while all is well; it wakes when
 
     the lease fifo hangs up     the last user has gone: end, unless there is a reason to stay
     the driver ends             start it again in the living namespace, with back-off
@@ -26,8 +26,9 @@ import resource
 import select
 import time
 
-from rootlessnet.drivers import launch, slirp4netns
+from rootlessnet.drivers import choice, launch
 from rootlessnet.drivers.options import Addressing
+from rootlessnet.drivers.target import Target
 from rootlessnet.errors import Error, hint, reason
 from rootlessnet.instance import (
     cleanup,
@@ -55,6 +56,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+    from rootlessnet.drivers.target import Features
     from rootlessnet.instance.paths import Instance
     from rootlessnet.instance.recovery import Left
     from rootlessnet.instance.settings import Settings
@@ -63,7 +65,7 @@ _LOCK_RETRY = 0.02
 _RETRY = 1.0
 _BACK_OFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_SECONDS = 10.0
-_USUAL_INTERFACES = ("lo", slirp4netns.TAP)
+_USUAL_INTERFACES = ("lo", choice.TAP)
 
 _ENDED = "ended"
 _USED = "used"
@@ -175,7 +177,7 @@ def _daemonize(instance: Instance, keep: list[int]) -> None:
         working_directory="/",
         signal_map={},
     ).open()
-    # slirp4netns inherits it, and needs a descriptor for every connection: at the usual 1024 new
+    # The driver inherits it, and needs a descriptor for every connection: at the usual 1024 new
     # ones are refused after as many quick ones.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -190,11 +192,13 @@ class Supervisor:
         self.instance = instance
         self.settings = settings
         self.reader = reader
+        self.driver = choice.get(settings.driver)
         self.addressing = Addressing(str(settings.options["cidr"]))
         self.log = 2
         self.scope: str | None = None
         self.restarts = 0
         self.version = "unknown"
+        self.asks = ""
         self.holder_pidfd = -1
         self.driver_pid = 0
         self.driver_pidfd = -1
@@ -220,7 +224,7 @@ class Supervisor:
         """
         settings, instance = self.settings, self.instance
         deadline = time.monotonic() + settings.timeout
-        probe = slirp4netns.Probe(settings.program)
+        probe = self.driver.Probe(settings.program)
         mover = scope.Mover(instance.name) if scope.wanted() else None
         starting = None
         try:
@@ -264,6 +268,7 @@ class Supervisor:
         self.holder = left.holder
         self.restarts = int(record["driver"]["restarts"])
         self.version = str(record["driver"]["version"])
+        self.asks = str(record["driver"].get("asks", ""))
         self._mirror.skip()
         say(f"taking over from supervisor {record['supervisor']['pid']}")
         mover = scope.Mover(self.instance.name) if scope.wanted() else None
@@ -300,8 +305,8 @@ class Supervisor:
 
     def _end_stray_driver(self) -> None:
         """End a driver that is in no record, as the last supervisor was killed before it wrote one:
-        it has tap0, so there cannot be another. Its command line names the holder."""
-        names = (str(self.holder.pid), f"/proc/{self.holder.pid}/ns/net")
+        it has tap0, so there cannot be another. Its command line tells."""
+        target = self._target()
         for pid in process.all_pids():
             try:
                 pidfd = os.pidfd_open(pid)
@@ -309,9 +314,9 @@ class Supervisor:
                 continue
             try:
                 with open(f"/proc/{pid}/cmdline", "rb") as file:
-                    words = file.read().decode(errors="replace").split("\0")
-                if words[-2:] == [slirp4netns.TAP, ""] and words[-3] in names:
-                    say(f"ending a {slirp4netns.NAME} that is in no record: {pid}")
+                    words = file.read().decode(errors="replace").split("\0")[:-1]
+                if self.driver.is_for(words, target):
+                    say(f"ending a {self.driver.NAME} that is in no record: {pid}")
                     signals.send(pidfd, signals.SIGKILL)
                     process.wait_for(pidfd, _RETRY)
             except OSError:
@@ -326,6 +331,7 @@ class Supervisor:
                 "the host's /etc/resolv.conf names no server: names will not be resolved inside "
                 "(-o dns_fallback=true asks public servers)"
             )
+        self.asks = resolvconf.first_server()
         path = self._resolv_conf()
         state.replace(path, self._compose().encode())
         os.chmod(path, 0o644)
@@ -340,10 +346,15 @@ class Supervisor:
             self.addressing.dns,
             ipv6=bool(options["enable_ipv6"]),
             fallback=bool(options["dns_fallback"]),
+            outdated=self._asks_another(),
         )
 
     def _keep_ports(self) -> None:
         self._ports = portkeeper.Keeper(self.instance, self._exit_read, self.log)
+
+    def _asks_another(self) -> bool:
+        """Whether the driver asks a name server that is not the host's any more."""
+        return not self.driver.FOLLOWS_RESOLV_CONF and self.asks != resolvconf.first_server()
 
     def _follow(self) -> None:
         self._follower = follow.Follower()
@@ -377,7 +388,7 @@ class Supervisor:
 
     def _connect(
         self,
-        features: slirp4netns.Features,
+        features: Features,
         seconds: float,
         waiting: int = -1,
         mover: scope.Mover | None = None,
@@ -386,20 +397,26 @@ class Supervisor:
             if mover:
                 mover.request([os.getpid(), self.holder.pid, driver])
 
-        target = launch.Target(self.holder.pid, self.holder_pidfd, self.holder.userns)
+        asks = resolvconf.first_server()
         self.driver_pid = launch.connect(
+            self.driver,
             self.settings.options,
             features,
-            target,
+            self._target(),
             self._exit_read,
             self.log,
             seconds,
             waiting,
             move,
-            self.instance.path(slirp4netns.API_SOCKET),
         )
+        self.asks = asks
         self.driver_pidfd = os.pidfd_open(self.driver_pid)
         self._driver_since = time.monotonic()
+
+    def _target(self) -> Target:
+        return Target(
+            self.holder.pid, self.holder_pidfd, self.holder.userns, self.instance.directory
+        )
 
     def undo(self) -> None:
         """End what a failed start has made so far; the directory is left to cleanup.clear."""
@@ -449,6 +466,7 @@ class Supervisor:
                 "pid": pid,
                 "started": process.start_time(pid) if pid else None,
                 "restarts": self.restarts,
+                "asks": self.asks,
                 "options": options,
                 "cidr": addressing.cidr,
                 "gateway": addressing.gateway,
@@ -587,8 +605,16 @@ class Supervisor:
         if self.holder_pidfd < 0:
             return
         try:
-            if not settled and not resolvconf.host_content().nameservers:
+            servers = resolvconf.host_content().nameservers
+            if not settled and not servers:
                 return
+            if settled and self._asks_another() and self.driver_pid:
+                ipv6 = bool(self.settings.options["enable_ipv6"])
+                if servers and not resolvconf.usable(servers, ipv6):
+                    # Only the driver can reach them, and only a new one will.
+                    say(f"{self.driver.NAME} has to ask another name server: starting it again")
+                    signals.send(self.driver_pidfd, signals.SIGTERM)
+                    return
             text = self._compose().encode()
             if mounts.resolv_conf_inside(self.holder.pid) == text:
                 return
@@ -750,7 +776,7 @@ class Supervisor:
         self._retry_at = 0.0
         self.restarts += 1
         try:
-            probe = slirp4netns.Probe(self.settings.program)
+            probe = self.driver.Probe(self.settings.program)
             features = probe.finish(self.settings.timeout)
             self.version = features.version
             self._connect(features, self.settings.timeout)
@@ -761,6 +787,8 @@ class Supervisor:
             return
         trace("restart:driver")
         self._republish()
+        if not self.driver.FOLLOWS_RESOLV_CONF:
+            self._update_resolv_conf(settled=True)
         say(f"{self.settings.driver} restarted as {self.driver_pid}")
 
 

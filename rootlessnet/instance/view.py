@@ -36,6 +36,7 @@ def status(instance: Instance) -> dict[str, Any]:
         driver["pid"] = None
     driver.pop("started", None)
     driver.pop("program", None)
+    driver.pop("asks", None)
     how = record["state"]
     if supervisor is None or driver["pid"] is None:
         how = "degraded"

@@ -14,7 +14,7 @@ from rootlessnet.kernel import libc, process, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # Room below for the numbers that helpers are given, above for ours.
 _SAFE = 64
@@ -25,15 +25,21 @@ def find(program: str, path: str | None = None) -> str | None:
 
     /usr/sbin and /sbin are looked at last, as ordinary users on Debian have them not on PATH.
     """
+    return next(find_all(program, path), None)
+
+
+def find_all(program: str, path: str | None = None) -> Iterator[str]:
+    """Every place of the program, best first; see `find`."""
     if "/" in program:
-        return program if os.access(program, os.X_OK) else None
+        if os.access(program, os.X_OK):
+            yield program
+        return
     if path is None:
         path = os.environ.get("PATH", os.defpath)
     for directory in [*path.split(":"), "/usr/sbin", "/sbin"]:
         candidate = f"{directory or '.'}/{program}"
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
-            return candidate
-    return None
+            yield candidate
 
 
 def start(
@@ -42,13 +48,16 @@ def start(
     descriptors: Mapping[int, int],
     environment: Mapping[str, str] | None = None,
     private_mounts: bool = False,
+    prepare: Callable[[], None] | None = None,
 ) -> int:
     """Start argv[0] (a path) and return its pid, a child of ours.
 
     descriptors maps the number in the program to the number here; 0, 1 and 2 are /dev/null where
     it does not name them. Signals are at their defaults, the session is its own; with
     private_mounts it also has a copy of the mounts, and nothing that it mounts reaches ours.
-    Raises OSError when it cannot start.
+    prepare is called in the new process, where all of that is in place, just before it becomes the
+    program. Raises OSError when it cannot start; with private_mounts or prepare that is its status
+    127 and a line on its stderr instead.
     """
     wanted = dict(descriptors)
     null = os.open(os.devnull, os.O_RDWR)
@@ -60,8 +69,8 @@ def start(
             source = _dup_above(wanted.get(number, null))
             lifted.append(source)
             actions.append((os.POSIX_SPAWN_DUP2, source, number))
-        if private_mounts:
-            return _fork_private(argv, environment, actions)
+        if private_mounts or prepare:
+            return _fork(argv, environment, actions, prepare, private_mounts=private_mounts)
         return os.posix_spawn(
             argv[0],
             list(argv),
@@ -81,25 +90,31 @@ def start(
 _DEFAULT_SIGNALS = [n for n in range(1, 32) if n not in (9, 19)]
 
 
-def _fork_private(
+def _fork(
     argv: Sequence[str],
     environment: Mapping[str, str] | None,
     actions: list[tuple[int, int, int]],
+    prepare: Callable[[], None] | None,
+    *,
+    private_mounts: bool,
 ) -> int:
-    """What posix_spawn does, with unshare(CLONE_NEWNS) before exec; failures are status 127."""
+    """What posix_spawn does, with more to do before exec; failures are status 127."""
     pid = os.fork()
     if pid:
         return pid
     # --- child ---
     try:
         os.setsid()
-        libc.unshare(libc.CLONE_NEWNS)
-        libc.mount("", "/", flags=libc.MS_SLAVE | libc.MS_REC)
+        if private_mounts:
+            libc.unshare(libc.CLONE_NEWNS)
+            libc.mount("", "/", flags=libc.MS_SLAVE | libc.MS_REC)
         for _, source, number in actions:
             os.dup2(source, number)
         signals.let_through()
         for number in (signals.SIGPIPE, signals.SIGXFSZ):
             signals.restore(number)
+        if prepare:
+            prepare()
         os.execve(argv[0], list(argv), dict(os.environ if environment is None else environment))
     except OSError as error:
         os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
