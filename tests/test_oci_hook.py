@@ -36,7 +36,8 @@ class Bundles:
         """A bundle; annotations without our prefix."""
         bundle = self.base / id
         (bundle / "rootfs/bin").mkdir(parents=True)
-        (bundle / "rootfs/etc").mkdir()
+        for name in ("etc", "proc", "sys", "dev"):
+            (bundle / "rootfs" / name).mkdir()
         shutil.copy("/bin/busybox", bundle / "rootfs/bin")
         for name in PROGRAMS:
             (bundle / "rootfs/bin" / name).symlink_to("busybox")
@@ -267,6 +268,26 @@ def test_devices_of_the_bundle(bundles: Bundles) -> None:
     bundles.run("one")
     assert "192.0.2.7/24" in bundles.inside("one", "ip", "-o", "address", "show", "eth0")
     assert "10.99.0." in bundles.inside("one", "ip", "-o", "address", "show", "eth1")
+
+
+@pytest.mark.parametrize("mapped", [0, 1])
+def test_user_namespace_of_its_own(bundles: Bundles, mapped: int) -> None:
+    lab = bundles.lab
+    bundles.make("one", network="lab", publish="18081:80")
+    document, write = bundles.edit("one")
+    document["linux"]["namespaces"].append({"type": "user"})
+    for name in ("uidMappings", "gidMappings"):
+        document["linux"][name] = [{"containerID": 0, "hostID": mapped, "size": 1}]
+    if mapped:
+        (bundles.base / "one").chmod(0o755)
+        for path in (bundles.base, *list(bundles.base.parents)[:3]):
+            path.chmod(path.stat().st_mode | 0o011)
+    write()
+    bundles.run("one")
+    assert lab.on("one", "lab")["IPAddress"] == "10.99.0.2"
+    assert fetch("http://127.0.0.1:18081/index.html") == "this is one\n"
+    if not mapped:
+        assert "nameserver 10.99.0.1" in bundles.inside("one", "cat", "/etc/resolv.conf")
 
 
 def test_container_without_a_network_namespace_is_refused(bundles: Bundles) -> None:

@@ -10,40 +10,46 @@ from rootlessnet.errors import Error, UsageError, hint, reason
 Option = arguments.Option
 
 HOOKS_DIR = Option("hooks-dir", "write it there, as rootlessnet.json", metavar="DIR")
-BUNDLE = Option("bundle", "put it into DIR/config.json", metavar="DIR")
-CONFIG = Option("config", "print `hooks` of a config.json")
+BUNDLE = Option("bundle", "put the hooks into DIR/config.json", metavar="DIR")
+CONFIG = Option("config", "print the hooks as config.json has them")
 
-USAGE = "oci-hook STAGE | generate [--config | --hooks-dir DIR | --bundle DIR]"
-WHAT = (
-    "Set up or take down the network of the container whose state an OCI runtime writes to stdin.\n"
-    "STAGE: prestart, createRuntime, createContainer, startContainer, poststart, poststop, auto.\n"
-    "generate prints a file for a hooks.d directory."
-)
+COMMANDS = {
+    "createRuntime": "set devices, networks and ports of a container up",
+    "prestart": "the same, for old runtimes",
+    "createContainer": "mount the resolv.conf of its networks",
+    "startContainer": "nothing is left to do",
+    "poststart": "nothing is left to do",
+    "poststop": "take everything down",
+    "auto": "what the state is of; for hooks that are not told their stage",
+    "generate": "print the hook for a hooks.d directory, or write it",
+}
 
 
 def main(argv: list[str]) -> int:
     """`rootlessnet oci-hook`: argv is everything but the word oci-hook."""
-    options = (*arguments.COMMON, CONFIG, HOOKS_DIR, BUNDLE)
-    values, words = arguments.parse(argv, options)
-    if "help" in values:
-        print(arguments.help_text(USAGE, WHAT, options))
+    before, rest = arguments.split(argv)
+    if not rest:
+        values, _ = arguments.parse(before, arguments.COMMON)
+        if "help" not in values:
+            raise UsageError("oci-hook needs a stage, or generate: " + ", ".join(COMMANDS))
+        print("usage: rootlessnet oci-hook STAGE <STATE\n\nstages:")
+        for name, text in COMMANDS.items():
+            print(f"  {name:<17}{text}")
         return 0
+    if rest[0] not in COMMANDS:
+        raise UsageError(f"oci-hook: there is no stage {rest[0]}")
+    stage, argv = rest[0], [*before, *rest[1:]]
+    return _generate(argv) if stage == "generate" else _run(stage, argv)
+
+
+def _run(stage: str, argv: list[str]) -> int:
+    what = f"Hook of an OCI runtime, the state on stdin: {COMMANDS[stage]}."
+    given = arguments.read(argv, f"oci-hook {stage}", what)
+    if given is None:
+        return 0
+    values, _ = given
     from rootlessnet.tools import oci_hook
 
-    if not words:
-        raise UsageError(f"oci-hook: no stage is given: {USAGE}")
-    arguments.no_words(words[1:])
-    given = [name for name in ("config", "hooks-dir", "bundle") if name in values]
-    if words[0] == "generate":
-        if len(given) > 1:
-            raise UsageError("oci-hook generate: --config, --hooks-dir or --bundle")
-        _generate(values)
-        return 0
-    stage = words[0]
-    if stage not in (*oci_hook.STAGES, oci_hook.AUTO):
-        raise UsageError(f"oci-hook: there is no stage {stage}")
-    if given:
-        raise UsageError(f"oci-hook: --{given[0]} is for generate")
     attempt = f"oci-hook {stage}"
     try:
         current = oci_hook.read_state()
@@ -58,7 +64,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _generate(values: arguments.Values) -> None:
+def _generate(argv: list[str]) -> int:
+    usage = "oci-hook generate [--config | --hooks-dir DIR | --bundle DIR]"
+    options = (*arguments.COMMON, CONFIG, HOOKS_DIR, BUNDLE)
+    given = arguments.read(argv, usage, f"Command: {COMMANDS['generate']}.", options)
+    if given is None:
+        return 0
+    values, _ = given
+    if sum(name in values for name in ("config", "hooks-dir", "bundle")) > 1:
+        raise UsageError("oci-hook generate: --config, --hooks-dir or --bundle")
     import json
 
     from rootlessnet.tools import oci_hook_config
@@ -73,6 +87,7 @@ def _generate(values: arguments.Values) -> None:
     else:
         make = oci_hook_config.hooks if "config" in values else oci_hook_config.document
         print(json.dumps(make(static_dir), indent=4))
+    return 0
 
 
 def _tell_runtime(error: Error) -> None:

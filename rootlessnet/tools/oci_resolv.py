@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 
-from rootlessnet.errors import Error, debug, warn
+from rootlessnet.errors import Error, debug, reason, warn
 from rootlessnet.instance import containers, paths, state
 from rootlessnet.kernel import libc, namespaces
 
@@ -32,7 +32,12 @@ _NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 def mount(current: State) -> None:
     """Mount it. Raises Error when the container has no network of ours; what keeps the file from
     being mounted is a warning."""
-    found = _find(current.id)
+    try:
+        found = _find(current.id)
+    except (Error, OSError) as error:
+        # Another user namespace, to whose root the instance's directory is closed.
+        _warn(current, error)
+        return
     if found is None:
         raise Error(
             "it has no network",
@@ -43,7 +48,11 @@ def mount(current: State) -> None:
     try:
         _mount(_root(current), _text(*found))
     except OSError as error:
-        warn(f"container {current.id}: {_FILE} is not that of its networks: {error.strerror}")
+        _warn(current, error)
+
+
+def _warn(current: State, error: BaseException) -> None:
+    warn(f"container {current.id}: {_FILE} is not that of its networks: {reason(error)}")
 
 
 def prepare(current: State) -> None:
