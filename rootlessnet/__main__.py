@@ -22,6 +22,7 @@ COMMANDS = {
     "device": "give network devices away, count, list",
     "install-cni": "link the CNI plugin host-device into a directory",
     "install-units": "put the systemd user units in place",
+    "completion": "print the completions for a shell",
 }
 
 

@@ -351,12 +351,12 @@ def test_resolve() -> None:
     [
         ([], "device needs a command: move, apply, stats, ls"),
         (["fly"], "unknown command device fly"),
-        (["move"], "device move: too few arguments: device move NAME NETNS [--name NEW]"),
+        (["move"], "device move: too few arguments: device move DEVICE NETNS [--name NEW]"),
         (["move", "a", "b", "c"], "unexpected argument c"),
         (["move", "a", "b", "--name="], "device move: the name is empty: --name NEW"),
         (["move", "a", "b", "--colour"], "unknown option --colour"),
         (["apply", "a"], "device apply: no bundle is given: --bundle DIR"),
-        (["stats"], "device stats: too few arguments: device stats NAME [--json]"),
+        (["stats"], "device stats: too few arguments: device stats DEVICE [--json]"),
     ],
 )
 def test_usage(arguments: list[str], error: str) -> None:

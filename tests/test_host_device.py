@@ -1,4 +1,4 @@
-"""What our host-device promises beyond the reference: see docs/host-device.md."""
+"""What our host-device promises beyond the reference: see rootlessnet-device(1)."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_somebody_elses_plugin_is_kept(tmp_path: Path) -> None:
 
 def test_errors(tmp_path: Path) -> None:
     for arguments, error in (
-        ([], "install-cni: too few arguments: install-cni DIR"),
+        ([], "install-cni: too few arguments: install-cni DIR [--force]"),
         (["a", "b"], "unexpected argument b"),
     ):
         done = install(*arguments)

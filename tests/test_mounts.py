@@ -81,6 +81,18 @@ def test_mounts_inside_do_not_reach_the_host(net: Net) -> None:
 def test_propagation_is_slave_from_the_host_and_shared_inside(net: Net) -> None:
     lines = net.inside("cat", "/proc/self/mountinfo").splitlines()
     fields = {line.split()[4]: line.split(" - ")[0].split()[6:] for line in lines}
-    runtime = fields[str(RUNTIME)]
-    assert any(field.startswith("shared:") for field in runtime)
-    assert not any(field.startswith("shared:") for field in fields["/"])
+    assert any(field.startswith("shared:") for field in fields[f"{RUNTIME}/netns"])
+    for point in ("/", str(RUNTIME)):
+        assert not any(field.startswith("shared:") for field in fields[point])
+
+
+def test_netns_file_of_one_command_is_seen_by_the_next(net: Net) -> None:
+    holder = net.hold()
+    path = RUNTIME / "netns" / f"test-{os.getpid()}"
+    net.enter("sh", "-c", f"touch {path} && unshare -n mount --bind /proc/self/ns/net {path}")
+    try:
+        assert net.inside("stat", "-f", "-c", "%T", str(path)) == "nsfs\n"
+        assert net.inside("nsenter", f"--net={path}", "ip", "-br", "link").split()[0] == "lo"
+    finally:
+        net.enter("sh", "-c", f"umount {path}; rm {path}")
+    net.release(holder)

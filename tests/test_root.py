@@ -136,3 +136,39 @@ def test_user_without_a_session_gets_a_directory_in_tmp() -> None:
         assert directory.stat().st_mode & 0o777 == 0o700
     finally:
         subprocess.run(["rm", "-rf", str(directory)], check=False)
+
+
+def test_logout_without_lingering_ends_everything() -> None:
+    """The session of a user who does not linger: her manager ends after it, and all with it."""
+    from support import wait_for
+
+    uid = pwd.getpwnam("mallory").pw_uid
+    assert not Path("/var/lib/systemd/linger/mallory").exists()
+    ours = f"{PROGRAM} --static-dir /tmp/mallorys"
+    script = f"{ours} up; {ours} status; cat"
+    session = subprocess.Popen(
+        ["systemd-run", "--quiet", "--pipe", "--wait", "--uid=mallory", "-p", "PAMName=login",
+         "sh", "-c", script],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert session.stdout is not None
+    line = session.stdout.readline()
+    assert line.endswith(": running\n"), line
+    state = Path(f"/run/user/{uid}/rootlessnet")
+    assert state.is_dir()
+    session.communicate("", timeout=20)
+
+    def processes() -> list[str]:
+        return [
+            name for name in os.listdir("/proc")
+            if name.isdecimal() and os.path.exists(f"/proc/{name}")
+            and os.stat(f"/proc/{name}").st_uid == uid
+        ]  # fmt: skip
+
+    def gone() -> bool:
+        try:
+            return not processes() and not state.exists()
+        except FileNotFoundError:
+            return False
+
+    wait_for("logind has ended the user's manager, and with it all of ours", gone, 60)

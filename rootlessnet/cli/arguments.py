@@ -9,20 +9,32 @@ from rootlessnet.errors import UsageError, set_debug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
 
 class Option:
-    """--name, perhaps -short; with a metavar it takes a value. Any option may be repeated."""
+    """--name, perhaps -short; with a metavar it takes a value. Any option may be repeated.
 
-    __slots__ = ("metavar", "name", "short", "text")
+    values are those that the completions offer, where the metavar does not say it (`complete.py`).
+    """
 
-    def __init__(self, name: str, text: str, *, metavar: str = "", short: str = "") -> None:
+    __slots__ = ("metavar", "name", "short", "text", "values")
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        *,
+        metavar: str = "",
+        short: str = "",
+        values: tuple[str, ...] = (),
+    ) -> None:
         self.name = name
         self.short = short
         self.metavar = metavar
         self.text = text
+        self.values = values
 
 
 COMMON = (
@@ -110,14 +122,67 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def read(
+    argv: Sequence[str],
+    usage: str,
+    what: str,
+    options: Sequence[Option] = COMMON,
+    *,
+    least: int = 0,
+    most: int = 0,
+) -> tuple[Values, list[str]] | None:
+    """The values and words of a command; None when it was asked for help only, and has given it.
+
+    Raises UsageError for a wrong option, and for fewer or more words than so many.
+    """
+    values, words = parse(argv, options)
+    if "help" in values:
+        print(help_text(usage, what, options))
+        return None
+    if len(words) < least:
+        raise UsageError(f"{usage.split()[0]}: too few arguments: {usage}")
+    no_words(words[most:])
+    return values, words
+
+
 def no_words(words: Sequence[str]) -> None:
     """Raise UsageError for words that a command has no use for."""
     if words:
         raise UsageError(f"unexpected argument {words[0]}")
 
 
+class Described(Exception):
+    """Instead of the text of --help, when the completions ask: what that is made of."""
+
+    def __init__(self, usage: str, options: Sequence[Option]) -> None:
+        super().__init__(usage)
+        self.usage = usage
+        self.options = options
+
+
+_is_describing = False
+
+
+def describe(main: Callable[[list[str]], int], argv: Sequence[str]) -> Described:
+    """What the --help of a command is made of; so whatever has a --help is completed."""
+    import io
+    import sys
+
+    global _is_describing
+    _is_describing, output, sys.stdout = True, sys.stdout, io.StringIO()
+    try:
+        main([*argv, "--help"])
+    except Described as found:
+        return found
+    finally:
+        _is_describing, sys.stdout = False, output
+    raise LookupError(f"no --help: {' '.join(argv)}")
+
+
 def help_text(usage: str, what: str, options: Sequence[Option]) -> str:
     """The text of --help."""
+    if _is_describing:
+        raise Described(usage, options)
     lines = [f"usage: rootlessnet {usage}", "", what, "", "options:"]
     for option in options:
         short = f"-{option.short}, " if option.short else "    "

@@ -51,7 +51,7 @@ def _parse(
 
 
 def _move(argv: list[str]) -> int:
-    parsed = _parse(argv, "move NAME NETNS [--name NEW]", (NAME,), 2, 2)
+    parsed = _parse(argv, "move DEVICE NETNS [--name NEW]", (NAME,), 2, 2)
     if parsed is None:
         return 0
     values, (name, path) = parsed
@@ -85,7 +85,7 @@ def _apply(argv: list[str]) -> int:
 
 
 def _stats(argv: list[str]) -> int:
-    parsed = _parse(argv, "stats NAME [--json]", (arguments.JSON,), 1, 1)
+    parsed = _parse(argv, "stats DEVICE [--json]", (arguments.JSON,), 1, 1)
     if parsed is None:
         return 0
     values, (name,) = parsed

@@ -30,11 +30,10 @@ class Finding:
 
 
 def main(argv: list[str]) -> int:
-    values, words = arguments.parse(argv, OPTIONS)
-    if "help" in values:
-        print(arguments.help_text("doctor [OPTIONS]", WHAT, OPTIONS))
+    given = arguments.read(argv, "doctor [OPTIONS]", WHAT, OPTIONS)
+    if given is None:
         return 0
-    arguments.no_words(words)
+    values, _ = given
     findings = [finding for check in CHECKS for finding in _guarded(check)]
     if "json" in values:
         import json

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     *arguments.COMMON,
-    arguments.Option("name", f"the lease to give back ({named.DEFAULT})", metavar="NAME"),
+    arguments.Option("name", f"the lease to give back ({named.DEFAULT})", metavar="LEASE"),
     arguments.Option("all", "give back every named lease of the instance"),
     arguments.Option("force", "also end the processes that still use the instance"),
 )
@@ -27,11 +27,10 @@ _GRACE = 2.0
 
 
 def main(argv: list[str]) -> int:
-    values, words = arguments.parse(argv, OPTIONS)
-    if "help" in values:
-        print(arguments.help_text("down [OPTIONS]", WHAT, OPTIONS))
+    given = arguments.read(argv, "down [OPTIONS]", WHAT, OPTIONS)
+    if given is None:
         return 0
-    arguments.no_words(words)
+    values, _ = given
     if "all" in values and "name" in values:
         raise Error("--all and --name: only one of them can be given")
     instance = paths.find(arguments.last(values, "static-dir"))

@@ -6,12 +6,14 @@ import os
 import sys
 
 from rootlessnet.cli import arguments
-from rootlessnet.errors import Error, UsageError
+from rootlessnet.errors import Error
 
 OPTIONS = (
     *arguments.COMMON,
     arguments.Option("force", "replace a host-device that is somebody else's"),
 )
+
+WHAT = "Link the CNI plugin into DIR, one of the directories of CNI_PATH."
 
 PLUGIN = "rootlessnet-host-device"
 LINK = "host-device"
@@ -19,15 +21,11 @@ LINK = "host-device"
 
 def main(argv: list[str]) -> int:
     """`rootlessnet install-cni`."""
-    values, words = arguments.parse(argv, OPTIONS)
-    if "help" in values:
-        what = "Link the CNI plugin into DIR, one of the directories of CNI_PATH."
-        print(arguments.help_text("install-cni DIR [--force]", what, OPTIONS))
+    given = arguments.read(argv, "install-cni DIR [--force]", WHAT, OPTIONS, least=1, most=1)
+    if given is None:
         return 0
-    if not words:
-        raise UsageError("install-cni: too few arguments: install-cni DIR")
-    arguments.no_words(words[1:])
-    install(words[0], force="force" in values)
+    values, (directory,) = given
+    install(directory, force="force" in values)
     return 0
 
 

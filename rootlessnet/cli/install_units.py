@@ -22,11 +22,10 @@ UNITS = ("rootlessnet.service", "rootlessnet@.service")
 
 
 def main(argv: list[str]) -> int:
-    values, words = arguments.parse(argv, OPTIONS)
-    if "help" in values:
-        print(arguments.help_text("install-units [OPTIONS]", WHAT, OPTIONS))
+    given = arguments.read(argv, "install-units [OPTIONS]", WHAT, OPTIONS)
+    if given is None:
         return 0
-    arguments.no_words(words)
+    values, _ = given
     directory = arguments.last(values, "user-dir") or f"{containers.config_home()}/systemd/user"
     texts = {name: unit_text(name) for name in UNITS}
     try:

@@ -22,11 +22,10 @@ WHAT = "Show what supervisor and driver said: the journal, or the running instan
 
 
 def main(argv: list[str]) -> int:
-    values, words = arguments.parse(argv, OPTIONS)
-    if "help" in values:
-        print(arguments.help_text("logs [OPTIONS]", WHAT, OPTIONS))
+    given = arguments.read(argv, "logs [OPTIONS]", WHAT, OPTIONS)
+    if given is None:
         return 0
-    arguments.no_words(words)
+    values, _ = given
     instance = paths.find(arguments.last(values, "static-dir"))
     follow = "follow" in values
     if "file" not in values and _journal_is_readable(instance):

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 Option = arguments.Option
 
 CREATE = (
-    Option("driver", "bridge (default), macvlan or, with CNI, ipvlan", metavar="NAME", short="d"),
+    Option(
+        "driver",
+        "bridge (default), macvlan or, with CNI, ipvlan",
+        metavar="NAME",
+        short="d",
+        values=("bridge", "macvlan", "ipvlan"),
+    ),
     Option("subnet", "a subnet; may be repeated", metavar="CIDR"),
     Option("gateway", "the gateway of the subnet in the same place", metavar="IP"),
     Option("ip-range", "hand out addresses of the subnet from here", metavar="CIDR"),
@@ -23,8 +29,19 @@ CREATE = (
     Option("internal", "nothing goes out"),
     Option("disable-dns", "containers find no others by name"),
     Option("dns", "name server for the containers (netavark)", metavar="IP"),
-    Option("ipam-driver", "host-local, none or, with CNI, dhcp", metavar="NAME"),
-    Option("opt", "mtu=, vlan=, isolate=, mode=, parent=", metavar="KEY=VALUE", short="o"),
+    Option(
+        "ipam-driver",
+        "host-local, none or, with CNI, dhcp",
+        metavar="NAME",
+        values=("host-local", "none", "dhcp"),
+    ),
+    Option(
+        "opt",
+        "mtu=, vlan=, isolate=, mode=, parent=",
+        metavar="KEY=VALUE",
+        short="o",
+        values=("mtu=", "vlan=", "isolate=", "mode=", "parent="),
+    ),
     Option("label", "a label; may be repeated", metavar="KEY=VALUE"),
     Option("interface-name", "name of the bridge, or the parent", metavar="NAME"),
 )

@@ -6,15 +6,14 @@ from rootlessnet.cli import arguments
 from rootlessnet.errors import Error
 from rootlessnet.instance import paths, start, state
 
-OPTIONS = arguments.COMMON
+WHAT = "Print the path of the network namespace."
 
 
 def main(argv: list[str]) -> int:
-    values, words = arguments.parse(argv, OPTIONS)
-    if "help" in values:
-        print(arguments.help_text("path [OPTIONS]", "Print the path of the netns.", OPTIONS))
+    given = arguments.read(argv, "path [OPTIONS]", WHAT)
+    if given is None:
         return 0
-    arguments.no_words(words)
+    values, _ = given
     instance = paths.find(arguments.last(values, "static-dir"))
     start.heal(instance)
     holder = state.read_holder(instance)

@@ -7,14 +7,14 @@ from rootlessnet.cli.text import printable
 from rootlessnet.instance import paths, start, view
 
 OPTIONS = (*arguments.COMMON, arguments.JSON)
+WHAT = "Show the processes inside, and which of them hold a lease."
 
 
 def main(argv: list[str]) -> int:
-    values, words = arguments.parse(argv, OPTIONS)
-    if "help" in values:
-        print(arguments.help_text("ps [OPTIONS]", "Show who uses the instance.", OPTIONS))
+    given = arguments.read(argv, "ps [OPTIONS]", WHAT, OPTIONS)
+    if given is None:
         return 0
-    arguments.no_words(words)
+    values, _ = given
     instance = paths.find(arguments.last(values, "static-dir"))
     start.heal(instance)
     leases, processes = view.leases(instance), view.processes(instance)

@@ -15,14 +15,14 @@ OPTIONS = (
     arguments.JSON,
     arguments.Option("all", "every instance of this user"),
 )
+WHAT = "Show the instance: state, network, driver, namespace, leases."
 
 
 def main(argv: list[str]) -> int:
-    values, words = arguments.parse(argv, OPTIONS)
-    if "help" in values:
-        print(arguments.help_text("status [OPTIONS]", "Show the instance.", OPTIONS))
+    given = arguments.read(argv, "status [OPTIONS]", WHAT, OPTIONS)
+    if given is None:
         return 0
-    arguments.no_words(words)
+    values, _ = given
     if "all" in values:
         documents = [view.status(instance) for instance in view.all_instances()]
     else:

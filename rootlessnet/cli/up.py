@@ -17,18 +17,17 @@ if TYPE_CHECKING:
 OPTIONS = (
     *arguments.COMMON,
     *arguments.CREATE,
-    arguments.Option("name", f"name of the lease ({named.DEFAULT})", metavar="NAME"),
+    arguments.Option("name", f"name of the lease ({named.DEFAULT})", metavar="LEASE"),
     arguments.Option("foreground", "stay, and give the lease back at SIGTERM (sd_notify)"),
 )
 WHAT = "Take a named lease: the instance runs until `rootlessnet down` gives it back."
 
 
 def main(argv: list[str]) -> int:
-    values, words = arguments.parse(argv, OPTIONS)
-    if "help" in values:
-        print(arguments.help_text("up [OPTIONS]", WHAT, OPTIONS))
+    given = arguments.read(argv, "up [OPTIONS]", WHAT, OPTIONS)
+    if given is None:
         return 0
-    arguments.no_words(words)
+    values, _ = given
     name = arguments.last(values, "name") if "name" in values else named.DEFAULT
     named.check(name)
     instance = paths.find(arguments.last(values, "static-dir"))

@@ -83,9 +83,28 @@ class Features:
         self.version = version
 
 
+_OURS = b"rootlessnet.tools"
+
+
+def is_wrapper(path: str) -> bool:
+    """Whether the program is rootlessnet-slirp4netns, under whatever name it is installed."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return False
+    return head.startswith(b"#!") and _OURS in head
+
+
 def find(configured: str = "") -> str:
-    """The path of the program: as configured (containers.conf network_cmd_path), else on PATH."""
-    path = spawn.find(configured or NAME)
+    """The path of the program: as configured (containers.conf network_cmd_path), else on PATH.
+
+    rootlessnet-slirp4netns is never the answer: it is for podman and the like, and looks for the
+    real one itself.
+    """
+    if configured and is_wrapper(spawn.find(configured) or ""):
+        configured = ""
+    path = next((one for one in spawn.find_all(configured or NAME) if not is_wrapper(one)), None)
     if "/" in configured and os.path.exists(configured) and (path is None or os.path.isdir(path)):
         raise Error(
             f"start {NAME}: network_cmd_path {configured} is not an executable file",

@@ -10,9 +10,13 @@ mount hides what the earlier ones have to be carried into:
 5. ROOT/run          on /run: network tools keep locks and state there
 
 Propagation: slave from the host, so that an unmount there reaches us and a device is not kept busy
-by our copy (podman issue 25994). Each command has its own copy of this namespace. XDG_RUNTIME_DIR
-is shared among all of them, so that a netns bind mounted there by one command is seen by the next;
-the mount that /etc is in is shared from here to the copies, not back, for the next paragraph.
+by our copy (podman issue 25994). Each command has its own copy of this namespace.
+XDG_RUNTIME_DIR/netns is shared among all of them, so that a netns bind mounted there by one command
+is seen by the next. Not all of XDG_RUNTIME_DIR: podman makes a mount namespace, binds
+XDG_RUNTIME_DIR below libpod/tmp/rootless-netns there, and later removes that directory with all
+that it finds in it, outside of that namespace. Were the bind seen here, podman would empty the
+user's runtime directory.
+The mount that /etc is in is shared from here to the copies, not back, for the next paragraph.
 
 resolv.conf changes with the host's (`replace_resolv_conf`). A copy below /run is replaced by a
 rename; elsewhere the new file is mounted over the old one, and all copies of the namespace see it
@@ -35,6 +39,7 @@ from rootlessnet.kernel import libc
 
 RESOLV_CONF = "/etc/resolv.conf"
 _RESOLVE_DIR = "/run/systemd/resolve"
+_NETNS = "netns"
 _MAX_LINKS = 255
 _SELINUX_LABEL = b"system_u:object_r:iptables_var_run_t:s0"
 
@@ -140,7 +145,10 @@ def _mount_runtime_dir(root: str, runtime_dir: str) -> None:
     target = root + runtime_dir if runtime_dir.startswith("/run/") else runtime_dir
     os.makedirs(target, mode=0o700, exist_ok=True)
     _bind(runtime_dir, target)
-    _mount("", target, flags=libc.MS_SHARED | libc.MS_REC)
+    netns = f"{target}/{_NETNS}"
+    os.makedirs(netns, mode=0o755, exist_ok=True)
+    _bind(netns, netns)
+    _mount("", netns, flags=libc.MS_SHARED | libc.MS_REC)
 
 
 def resolve(path: str, fake_root: str = "") -> str:

@@ -39,7 +39,7 @@ _loaded: ctypes.CDLL | None = None
 def _libc() -> ctypes.CDLL:
     global _loaded
     if _loaded is None:
-        from ctypes import CDLL, c_char_p, c_int, c_uint32, c_ulong
+        from ctypes import CDLL, c_char_p, c_int, c_long, c_uint32, c_ulong
 
         lib = CDLL(None, use_errno=True)
         lib.mount.argtypes = (c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
@@ -47,6 +47,8 @@ def _libc() -> ctypes.CDLL:
         lib.inotify_init1.argtypes = (c_int,)
         lib.inotify_add_watch.argtypes = (c_int, c_char_p, c_uint32)
         lib.prctl.argtypes = (c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+        lib.syscall.argtypes = (c_long, c_long, c_long, c_long)
+        lib.syscall.restype = c_long
         _loaded = lib
     return _loaded
 
@@ -145,6 +147,18 @@ def inotify_add_watch(fd: int, path: str, mask: int) -> int:
     if number < 0:
         raise _fail(path)
     return number
+
+
+_SYS_PIDFD_GETFD = 438
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """A copy, closed on exec, of a descriptor of another process: pidfd_getfd(2), Linux 5.6."""
+    # By number, as glibc has it only from 2.36 on.
+    fd: int = _libc().syscall(_SYS_PIDFD_GETFD, pidfd, number, 0)
+    if fd < 0:
+        raise _fail()
+    return fd
 
 
 def prctl(option: int, argument: int) -> None:

@@ -14,7 +14,7 @@ from rootlessnet.kernel import libc, process, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 # Room below for the numbers that helpers are given, above for ours.
 _SAFE = 64
@@ -25,15 +25,21 @@ def find(program: str, path: str | None = None) -> str | None:
 
     /usr/sbin and /sbin are looked at last, as ordinary users on Debian have them not on PATH.
     """
+    return next(find_all(program, path), None)
+
+
+def find_all(program: str, path: str | None = None) -> Iterator[str]:
+    """Every place of the program, best first; see `find`."""
     if "/" in program:
-        return program if os.access(program, os.X_OK) else None
+        if os.access(program, os.X_OK):
+            yield program
+        return
     if path is None:
         path = os.environ.get("PATH", os.defpath)
     for directory in [*path.split(":"), "/usr/sbin", "/sbin"]:
         candidate = f"{directory or '.'}/{program}"
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
-            return candidate
-    return None
+            yield candidate
 
 
 def start(

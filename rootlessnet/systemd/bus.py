@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 _MAX_LINE = 4096
+_SHOWN = 60
 
 
 def _load() -> Any:
     """dbus_next's marshalling modules, without the package's __init__ (asyncio, GLib, XML)."""
     if "dbus_next" not in sys.modules:
-        from importlib.util import find_spec
+        # Not importlib.util.find_spec, nor urllib.parse below: importing those costs 4 ms.
+        from importlib.machinery import PathFinder
         from types import ModuleType
 
-        spec = find_spec("dbus_next")
+        spec = PathFinder.find_spec("dbus_next")
         if spec is None:
             raise Error("talk D-Bus: the Python package dbus-next is missing")
         package = ModuleType("dbus_next")
@@ -72,7 +74,6 @@ class Connection:
         self._message = _load()
         self._deadline = time.monotonic() + seconds
         self._serial = 0
-        self._signals: list[Any] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(seconds)
         self._socket.connect(socket_path(address))
@@ -104,7 +105,7 @@ class Connection:
                 raise Error("authenticate to the bus: it hung up")
             line += byte
         if not line.startswith(expected):
-            raise Error(f"authenticate to the bus: {line.decode(errors='replace').strip()}")
+            raise Error(f"authenticate to the bus: it said {line.rstrip()[:_SHOWN]!r}")
 
     def call(
         self, name: str, path: str, interface: str, member: str, signature: str = "", *body: object
@@ -125,23 +126,11 @@ class Connection:
         while True:
             reply = self._read()
             if reply.reply_serial != self._serial:
-                self._signals.append(reply)
-                continue
+                continue  # a signal: NameAcquired comes unasked
             if reply.error_name:
                 text = reply.body[0] if reply.body else ""
                 raise BusError(reply.error_name, f"{member}: {text or reply.error_name}")
             return list(reply.body)
-
-    def subscribe(self, rule: str) -> None:
-        """Have the bus deliver the signals that match the rule."""
-        self.call(*_BUS, "AddMatch", "s", rule)
-
-    def wait_for_signal(self, member: str, among: object) -> list[Any]:
-        """The values of the next signal of this name that has `among` among its values."""
-        while True:
-            signal = self._signals.pop(0) if self._signals else self._read()
-            if signal.member == member and among in signal.body:
-                return list(signal.body)
 
     def _read(self) -> Any:
         from dbus_next._private.unmarshaller import Unmarshaller
@@ -170,15 +159,23 @@ class BusError(Error):
 
 def socket_path(address: str) -> str:
     """The path of the first Unix socket in a D-Bus address; NUL stands first for abstract ones."""
-    from urllib.parse import unquote
-
     for part in address.split(";"):
         transport, _, rest = part.partition(":")
         if transport != "unix":
             continue
         values = dict(item.partition("=")[::2] for item in rest.split(","))
         if "path" in values:
-            return unquote(values["path"])
+            return _unescape(values["path"])
         if "abstract" in values:
-            return "\0" + unquote(values["abstract"])
+            return "\0" + _unescape(values["abstract"])
     raise Error(f"talk D-Bus: no Unix socket in {address}")
+
+
+def _unescape(text: str) -> str:
+    """A value of a D-Bus address: bytes that are not plain stand there as %XX."""
+    first, *rest = os.fsencode(text).split(b"%")
+    try:
+        plain = first + b"".join(bytes.fromhex(part[:2].decode()) + part[2:] for part in rest)
+    except ValueError:
+        raise Error(f"talk D-Bus: {text} in the address is not escaped as %XX") from None
+    return os.fsdecode(plain)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 from rootlessnet.errors import Error, reason
 
@@ -87,9 +88,8 @@ class Mover:
             if answer != "ok":
                 return answer
             for pid in self._pids:
-                found = cgroups_of(pid)
-                if not any(path.endswith(f"/{self.unit}") for path in found):
-                    return f"systemd says so, but {pid} is in {' '.join(sorted(found))}"
+                if not _is_in(pid, self.unit):
+                    return f"{pid} is in {' '.join(sorted(cgroups_of(pid)))}"
             return ""
         except OSError as error:
             return reason(error)
@@ -125,8 +125,6 @@ def _serve(channel: int, unit: str) -> None:
         root = os.geteuid() == 0 and "_CONTAINERS_ROOTLESS_UID" not in os.environ
         address = bus.SYSTEM_ADDRESS if root and not _in_user_namespace() else bus.user_address()
         connection = bus.Connection(address, SECONDS)
-        connection.subscribe(f"type='signal',interface='{_INTERFACE}',member='JobRemoved'")
-        connection.call(*_MANAGER, _INTERFACE, "Subscribe")
     except (Error, OSError) as error:
         problem = reason(error)
     pids = [int(word) for word in os.read(channel, 4096).split()]
@@ -158,7 +156,7 @@ def _make_scope(connection: object, unit: str, pids: list[int]) -> None:
         ["CollectMode", bus.variant("s", "inactive-or-failed")],
     ]
     try:
-        (job,) = connection.call(
+        connection.call(
             *_MANAGER,
             _INTERFACE,
             "StartTransientUnit",
@@ -173,7 +171,21 @@ def _make_scope(connection: object, unit: str, pids: list[int]) -> None:
             raise
         # The scope of an instance that was adopted: what is left of it is still in there.
         connection.call(*_MANAGER, _INTERFACE, "AttachProcessesToUnit", "ssau", unit, "", pids)
-        return
-    _, _, _, result = connection.wait_for_signal("JobRemoved", job)
-    if result != "done":
-        raise Error(f"start {unit}: {result}")
+    _wait_until_moved(unit, pids)
+
+
+def _wait_until_moved(unit: str, pids: list[int]) -> None:
+    """The reply comes when the job is queued, some ms before the processes are moved.
+
+    The signal that tells of its end is not waited for: whoever subscribes to the manager has it
+    send half a dozen signals for each unit that comes or goes, which costs more than these looks.
+    """
+    deadline = time.monotonic() + SECONDS
+    while not all(_is_in(pid, unit) for pid in pids):
+        if time.monotonic() > deadline:
+            raise Error(f"systemd took the job for {unit} and did not do it in {SECONDS:g} s")
+        time.sleep(0.001)
+
+
+def _is_in(pid: int, unit: str) -> bool:
+    return any(path.endswith(f"/{unit}") for path in cgroups_of(pid))
