@@ -18,8 +18,8 @@ class Target:
     local: they are the network namespace's own, not those of a container behind a bridge. keep4 and
     keep6: whether the server is to see the client's own address. name is what people are shown.
     netns is the path of the container's network namespace, where it is known: then the host's port
-    listens only while something in it does. group is the forwarder's number for it, strikes counts connections
-    in a row that were not answered with the client's address but without.
+    listens only while something in it does. group is the forwarder's number for it; strikes counts
+    the connections in a row that were answered only without the client's address.
     """
 
     __slots__ = ("group", "keep4", "keep6", "local", "name", "netns", "strikes", "v4", "v6")
