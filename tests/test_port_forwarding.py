@@ -173,10 +173,12 @@ def test_a_container_without_a_way_back(net: Net, tmp_path: Path) -> None:
     """On an internal network there is no default route: it works without the client's address."""
     with container(net, tmp_path, route="") as pid:
         port, _ = publish(net, pid)
-        assert who(MACHINE, port)[0].split()[0] == "10.99.0.1"
-        assert who(MACHINE, port)[0].split()[0] == "10.99.0.1"
-        assert "the client's address is not kept (the server has no way back to it)" in net.log()
-        assert who(MACHINE, port)[0].split()[0] == "10.99.0.1"
+
+        def given_up() -> bool:
+            assert who(MACHINE, port)[0].split()[0] == "10.99.0.1"
+            return "is not kept (the server has no way back to it)" in net.log()
+
+        wait_for("it is found out", given_up)
 
 
 # -- what is refused, ended, reset ---
@@ -329,17 +331,25 @@ def test_slow_readers_cost_bounded_memory(net: Net, port: int) -> None:
 
 
 def test_many_clients_by_udp(port: int) -> None:
-    sockets = []
-    for _ in range(200):
-        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        s.settimeout(5)
-        s.connect((MACHINE, port))
-        s.send(b"x")
-        sockets.append(s)
-    for s in sockets:
-        host, number, _ = s.recv(100).decode().split()
-        assert (host, int(number)) == s.getsockname()
-        s.close()
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        for _ in range(200):
+            s = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            s.settimeout(1)
+            s.connect((MACHINE, port))
+            s.send(b"x")
+            sockets.append(s)
+        again = 0
+        for s in sockets:
+            for _ in range(3):
+                try:
+                    host, number, _ = s.recv(100).decode().split()
+                    break
+                except TimeoutError:  # as a resolver does
+                    again += 1
+                    s.send(b"x")
+            assert (host, int(number)) == s.getsockname()
+        assert again <= 5
 
 
 def test_large_datagrams(port: int) -> None:
