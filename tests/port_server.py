@@ -1,8 +1,8 @@
 """A server for the tests of published ports: port_server.py PORT [ADDRESS]. Prints "up".
 
-TCP: who starts with GET gets a page, with "flood" data for ever, with "stop" a server that listens
-no more, with "reset" a reset; all others first the line "CLIENT PORT SERVER" and then an echo to the
-end of what they say. UDP: "CLIENT PORT DATAGRAM".
+TCP: who starts with GET gets a page, with "flood" data for ever, with "stop" the server's end, with
+"reset" a reset; all others first the line "CLIENT PORT SERVER" and then an echo to the end of what
+they say. UDP: "CLIENT PORT DATAGRAM".
 """
 
 from __future__ import annotations

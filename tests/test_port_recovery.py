@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from port_support import (
+    MACHINE,
     add,
     ask,
     connect,
@@ -18,7 +19,17 @@ from port_support import (
     serve,
     who_udp,
 )
-from support import Net, is_alive, kill, wait_for
+from support import Net, is_alive, wait_for
+from support import kill as kill_one
+
+
+def kill(*pids: int) -> None:
+    """kill -9; some may go by themselves when others do."""
+    for pid in pids:
+        try:
+            kill_one(pid)
+        except ProcessLookupError:
+            continue
 
 
 def talk(s: socket.socket) -> None:
@@ -166,9 +177,10 @@ def entries(net: Net) -> list[dict[str, object]]:
 
 def test_slirp4netns_forwards(net: Net) -> None:
     serve(net, "-o", "port_handler=slirp4netns")
-    one, two = add(net, "127.0.0.1::80", "127.0.0.1::80/udp")
+    one, two = add(net, "127.0.0.1::80", "0.0.0.0::80/udp")
     assert ask("127.0.0.1", one)
-    assert who_udp("127.0.0.1", two)
+    # By datagrams it answers no client on loopback, as that is closed to those inside.
+    assert who_udp(MACHINE, two)
     assert {entry["host_port"] for entry in entries(net)} == {one, two}
     kill(net.pids()["driver"])
     works_again(one)

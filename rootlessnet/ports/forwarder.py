@@ -217,7 +217,11 @@ class Forwarder:
         import socket
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        counts = memoryview(self._counts).cast("I")[: self._number]
+        size = self._number + 2 * self._number * self._number
+        counts = memoryview(self._counts).cast("I")[:size]
+        # Those that were on their way to a worker that has died do not arrive any more.
+        for one in range(self._number, size):
+            counts[one] = 0
         pid = os.fork()
         if pid == 0:
             # --- worker ---

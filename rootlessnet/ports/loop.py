@@ -98,11 +98,13 @@ class Listener:
             return  # ECONNABORTED and the like are about one connection
         client = _socket.socket(self.sock.family, _socket.SOCK_STREAM, 0, fd)
         client.setblocking(False)
-        counts, number = loop.counts, loop.number
-        if len(counts) > 1:
-            least = min(range(len(counts)), key=counts.__getitem__)
-            if counts[number] >= counts[least] + _UNBALANCED and loop.hand_over(
-                least, self.number, client, address
+        if loop.others:
+            least = min(loop.others, key=loop.load)
+            load = loop.load(least)
+            if (
+                loop.counts[loop.number] >= load + _UNBALANCED
+                and load < loop.most
+                and loop.hand_over(least, self.number, client, address)
             ):
                 return
         loop.accepted(self, client, address)
@@ -116,9 +118,13 @@ class Loop:
     """Everything of one worker."""
 
     def __init__(self, number: int, counts: memoryview, links: list[tuple[int, int]]) -> None:
-        """counts has the connections of each worker, shared by all; links the two ends by which
-        each worker is handed connections."""
+        """links has the two ends by which each worker is handed connections. counts is shared by
+        all: the connections of each of n workers, and from n on for each pair how many connections
+        the one has sent to the other; from n + n * n on how many of these have arrived. Each number
+        is written by one worker only."""
         self.number = number
+        self.workers = len(links)
+        self.others = [other for other in range(self.workers) if other != number]
         self.counts = counts
         counts[number] = 0
         self.epoll = select.epoll()
@@ -136,7 +142,7 @@ class Loop:
         self._groups: dict[int, tuple[Target, list[Listener | udp.Port]]] = {}
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = limit
-        self._most = max(8, (limit - _RESERVE) // 2)
+        self.most = max(8, (limit - _RESERVE) // 2)
         self._links = [_socket.socket(fileno=tx) for _, tx in links]
         self._handed = _socket.socket(fileno=links[number][0])
         for end in (*self._links, self._handed):
@@ -193,14 +199,14 @@ class Loop:
     ) -> None:
         count = self.counts[self.number] + 1
         self.counts[self.number] = count
-        if count >= self._most and not self.full:
+        if count >= self.most and not self.full:
             self._close_doors()
         tcp.Opening(self, client, address, listener.target, listener.port).begin()
 
     def connection_ended(self) -> None:
         count = self.counts[self.number] - 1
         self.counts[self.number] = count
-        if self.full and count < self._most - 8:
+        if self.full and count < self.most - 8:
             self._open_doors()
 
     def pause(self) -> None:
@@ -215,7 +221,7 @@ class Loop:
             listener.pause()
 
     def _open_doors(self) -> None:
-        if self.counts[self.number] >= self._most:
+        if self.counts[self.number] >= self.most:
             return
         self.full = False
         for listener in self._listeners.values():
@@ -232,24 +238,37 @@ class Loop:
         import json
 
         fds = client.fileno().to_bytes(4, "little")
-        text = json.dumps([listener, address[0], address[1]]).encode()
+        text = json.dumps([self.number, listener, address[0], address[1]]).encode()
         try:
             self._links[worker].sendmsg([text], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
         except OSError:
             return False
         client.close()
+        self.counts[self._sent(self.number, worker)] += 1
         return True
+
+    def _sent(self, sender: int, receiver: int) -> int:
+        """Where it is counted what one has sent to another."""
+        return self.workers + sender * self.workers + receiver
+
+    def load(self, worker: int) -> int:
+        """The connections of another worker, with those that are on their way from this one."""
+        sent = self._sent(self.number, worker)
+        arrived = sent + self.workers * self.workers
+        return self.counts[worker] + self.counts[sent] - self.counts[arrived]
 
     def _receive_handed(self, mask: int) -> None:
         try:
             text, fds = pools.receive(self._handed, 1)
         except OSError:
             return
-        if not fds:
-            return
         import json
 
-        number, host, port = json.loads(text)
+        sender, number, host, port = json.loads(text)
+        arrived = self._sent(sender, self.number) + self.workers * self.workers
+        self.counts[arrived] += 1
+        if not fds:
+            return
         listener = self._listeners.get(number)
         client = _socket.socket(fileno=fds[0])
         client.setblocking(False)

@@ -19,8 +19,8 @@ class Target:
     keep6: whether the server is to see the client's own address. name is what people are shown.
     netns is the path, inside the instance, of the container's network namespace, where it is known:
     then the host's port listens only while something in it does. group is the forwarder's number
-    for it, strikes counts connections in a row that were not answered with the client's address but
-    without.
+    for it; strikes counts the connections in a row that were answered only without the client's
+    address.
     """
 
     __slots__ = ("group", "keep4", "keep6", "local", "name", "netns", "strikes", "v4", "v6")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _FIRST_READ = 64 << 10
 _LARGEST_READ = 4 << 20
+_LAST_READS = 16
 _BUDGET = 64 << 20
 """Bytes that a worker keeps for slow readers before it reads in small pieces only."""
 
@@ -36,6 +37,9 @@ _SNAT_AFTER_LOCAL = 0.03
 """Within the namespace every answer is immediate, but for a full queue, and for IPv6 resets to ::1,
 which do not come back at all."""
 _STRIKES = 2
+_NO_ROOM = (errno.ENFILE, errno.EMFILE)
+_PAUSE = 0.05
+_PATIENCE = 200
 _CONNECT_SECONDS = 30.0
 
 
@@ -84,12 +88,27 @@ class Half:
         except BlockingIOError:
             sent = 0
         except OSError:
+            self._take_last_words()
             self.abort()
             return
         if sent < count:
             self._stall(sent, count)
         elif count == self.limit and count < _LARGEST_READ and loop.kept < _BUDGET:
             self.limit = count * 4
+
+    def _take_last_words(self) -> None:
+        """The other end hears nothing any more. What it had said before is passed on: an answer to
+        an upload that it did not want, for instance."""
+        loop, other = self.loop, self.other
+        if self.pending is not None:
+            return
+        try:
+            for _ in range(_LAST_READS):
+                count = other.sock.recv_into(loop.buffer, _FIRST_READ)
+                if not count or self.sock.send(loop.view[:count]) < count:
+                    return
+        except OSError:
+            return
 
     def _stall(self, sent: int, count: int) -> None:
         """The other end takes no more for now."""
@@ -193,7 +212,7 @@ class Opening:
     that is wanted. If that stays unanswered, the server may have no way back: it is tried
     without."""
 
-    __slots__ = ("address", "client", "loop", "place", "plain", "port", "sock", "target", "ways")
+    __slots__ = ("address", "attempts", "client", "loop", "plain", "port", "sock", "target", "ways")
 
     def __init__(
         self,
@@ -211,7 +230,7 @@ class Opening:
         self.ways = target.ways(self.address[0])
         self.sock: _socket.socket | None = None
         self.plain: _socket.socket | None = None
-        self.place = 0
+        self.attempts = 0
 
     def begin(self) -> None:
         """Try the next way; the client is reset when there is none left."""
@@ -222,6 +241,12 @@ class Opening:
                     self.loop, self.target, version, (host, self.port), self.address, keep
                 )
             except OSError as error:
+                if error.errno in _NO_ROOM and self.attempts < _PATIENCE:
+                    # The client waits until another connection has ended.
+                    self.attempts += 1
+                    self.ways.insert(0, (version, host, keep))
+                    self.loop.later(_PAUSE, self.begin)
+                    return
                 if error.errno == errno.ECONNREFUSED:
                     self.loop.refused(self.target, self.port)
                 continue
