@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 
 from rootlessnet.errors import Error, Failures, debug, reason, warn
-from rootlessnet.instance import containers, dns, lock, state
+from rootlessnet.instance import cni_results, containers, dns, lock, state
 from rootlessnet.kernel import links, netns, process
 from rootlessnet.kernel.trace import trace
 from rootlessnet.networks import aardvark, addresses, cni, container_netns, netavark, published
@@ -309,7 +309,12 @@ def _attach(
         if not path:
             raise Error(f"the network namespace of container {record['id']} is gone")
         container = _as_container(record, path, attachments)
-        statuses = runtime(record).setup(container, _work(instance))
+        try:
+            statuses = runtime(record).setup(container, _work(instance))
+        except BaseException:
+            for name in names:
+                record["networks"][name]["undone"] = True  # by the runtime itself
+            raise
         trace("container:attached")
         _take_note(record, names, statuses, path)
     _keep_addresses(record, names)
@@ -396,6 +401,8 @@ def take_down(instance: Instance, record: dict[str, Any]) -> None:
     step(lambda: published.withdraw(record))
     if record["networks"]:
         step(lambda: _run_teardown(instance, record, list(record["networks"])))
+    elif record.get("damaged"):
+        step(lambda: _teardown_results(instance, id))
     trace("container:detached")
     step(lambda: addresses.free(instance, id))
     trace("container:freed")
@@ -407,7 +414,22 @@ def take_down(instance: Instance, record: dict[str, Any]) -> None:
         raise Failures(f"tear down container {id}", failed)
 
 
+def _teardown_results(instance: Instance, id: str) -> None:
+    """Detach a container from CNI networks that only the plugins' results tell of."""
+    if not cni_results.names(instance):
+        return
+    from rootlessnet.networks import cni_run
+
+    path = containers.pin(instance, id)
+    record = {"id": id, "backend": cni.NAME, "hostname": ""}
+    known = _as_container(record, path if os.path.lexists(path) else "", [])
+    cni_run.teardown(known, _work(instance))
+
+
 def _run_teardown(instance: Instance, record: dict[str, Any], names: list[str]) -> None:
+    names = [name for name in names if not record["networks"][name].get("undone")]
+    if not names:
+        return
     with _Namespace(record) as path:
         runtime(record).teardown(_container(record, path, names), _work(instance))
 
