@@ -331,7 +331,7 @@ class Loop:
 
     def _refill(self, mask: int) -> None:
         try:
-            self.pool.receive()
+            self.pool.receive(wait=False)
         except OSError:
             self.forget(self.pool.channel, unregister=True)
 

@@ -146,10 +146,17 @@ class Pool:
             raise OSError(errno.ENFILE, "no socket of the instance's network namespace")
         return free
 
-    def receive(self) -> None:
+    def receive(self, *, wait: bool = True) -> None:
         """Take what the helper has sent. Raises OSError when it is gone."""
         import errno
+        import select
 
+        if not wait:
+            # Whoever was in a hurry may have taken it since epoll told of it.
+            poll = select.poll()
+            poll.register(self.channel, select.POLLIN)
+            if not poll.poll(0):
+                return
         kind, fds = receive(self._socket, BATCH)
         if not kind:
             raise OSError(errno.EPIPE, "the helper in the network namespace is gone")
