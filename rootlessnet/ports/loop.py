@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 BUFFER = 4 << 20
+_MANY_DESCRIPTORS = 4096
 _RESERVE = 320
 """Descriptors for all that is no connection: pools, channels, a few on their way."""
 _PAUSE = 0.05
-_UNBALANCED = 2
+_UNBALANCED = 8
 _MAX_MESSAGE = 65536
 MOST_DESCRIPTORS = 100
 
@@ -142,7 +143,8 @@ class Loop:
         self._groups: dict[int, tuple[Target, list[Listener | udp.Port]]] = {}
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = limit
-        self.most = max(8, (limit - _RESERVE) // 2)
+        reserve = _RESERVE if limit < _MANY_DESCRIPTORS else 4 * _RESERVE
+        self.most = max(8, (limit - reserve) // 2)
         self._links = [_socket.socket(fileno=tx) for _, tx in links]
         self._handed = _socket.socket(fileno=links[number][0])
         for end in (*self._links, self._handed):
@@ -323,12 +325,13 @@ class Loop:
         if order["again"]:
             self.forget(self.pool.channel, unregister=True)
             self.pool.close()
-        self.pool = pools.Pool(fds[0])
+        small = self._limit < _MANY_DESCRIPTORS
+        self.pool = pools.Pool(fds[0], pools.SMALL_BATCH if small else pools.BATCH)
         self.watch(fds[0], _IN, self._refill)
 
     def _refill(self, mask: int) -> None:
         try:
-            self.pool.receive()
+            self.pool.receive(wait=False)
         except OSError:
             self.forget(self.pool.channel, unregister=True)
 

@@ -21,8 +21,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-BATCH = 32
-_LOW = 16
+BATCH = 120
+SMALL_BATCH = 32
+"""Where descriptors are few. A large batch disturbs fewer connections: while the helper makes the
+sockets it takes a processor from somebody."""
 _MAX_MESSAGE = 4096
 _SECONDS = 5.0
 
@@ -110,7 +112,8 @@ def _diag(netns: int, path: str) -> _socket.socket:
 class Pool:
     """The helper's sockets as a worker has them; `channel` is to be polled, for `receive`."""
 
-    def __init__(self, channel: int) -> None:
+    def __init__(self, channel: int, batch: int = BATCH) -> None:
+        self.batch = batch
         self.channel = channel
         self._socket = _socket.socket(fileno=channel)
         self._socket.settimeout(_SECONDS)
@@ -123,12 +126,12 @@ class Pool:
         if not free:
             free = self._fetch(kind)
         made = free.pop()
-        if len(free) < _LOW and kind not in self._asked:
+        if len(free) < self.batch // 2 and kind not in self._asked:
             self._ask(kind)
         return made
 
     def _ask(self, kind: str) -> None:
-        self._socket.send(f"{kind} {BATCH}".encode())
+        self._socket.send(f"{kind} {self.batch}".encode())
         self._asked.add(kind)
 
     def _fetch(self, kind: str) -> list[_socket.socket]:
@@ -143,10 +146,17 @@ class Pool:
             raise OSError(errno.ENFILE, "no socket of the instance's network namespace")
         return free
 
-    def receive(self) -> None:
+    def receive(self, *, wait: bool = True) -> None:
         """Take what the helper has sent. Raises OSError when it is gone."""
         import errno
+        import select
 
+        if not wait:
+            # Whoever was in a hurry may have taken it since epoll told of it.
+            poll = select.poll()
+            poll.register(self.channel, select.POLLIN)
+            if not poll.poll(0):
+                return
         kind, fds = receive(self._socket, BATCH)
         if not kind:
             raise OSError(errno.EPIPE, "the helper in the network namespace is gone")

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import statistics
@@ -31,7 +32,7 @@ RUNS = 5
 SECONDS = 2
 CONNECTIONS = 500
 REQUESTS = 10000
-IDLE = 2500
+IDLE = 1000
 SERVE = ["/usr/bin/python3", "-I", str(Path(__file__).with_name("serve.py"))]
 BASE = 5301
 OURS, ROOTLESSPORT, BUILTIN, API, LOOPBACK = (
@@ -241,6 +242,8 @@ def measure(runs: int) -> Group:
         need(program)
     if not shutil.which("nginx") and not Path("/usr/sbin/nginx").exists():
         raise Failed("not installed: nginx")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     only = [name for name in os.environ.get("BENCH_PORTS", "").split(",") if name]
 
     def wanted(what: str) -> bool:

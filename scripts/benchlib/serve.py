@@ -8,6 +8,7 @@ Given sockets by the socket activation protocol, it serves the last of these on 
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def main() -> None:
         print("up", flush=True)
         sys.stdin.read()
         os._exit(0)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     port = int(sys.argv[1])
     os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
     with tempfile.TemporaryDirectory() as directory:
