@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -330,3 +331,20 @@ def test_forwarder_that_comes_too_late(lab: Lab) -> None:
     record.write_bytes(text)
     lab.run("container", "reload", "web")
     assert ask(MACHINE, port)
+
+
+def test_without_ports_nothing_of_them_is_there(lab: Lab) -> None:
+    """Neither processes nor imports: a container that publishes nothing pays nothing for it."""
+    lab.run("up")
+    imported = ""
+    for command in (("setup", "web", "--new", "--network", "lab"), ("reload", "web"),
+                    ("teardown", "web")):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "rootlessnet", "container", *command],
+            env=lab.environment, capture_output=True, text=True, check=True, timeout=30,
+        )  # fmt: skip
+        imported += done.stderr
+    assert "rootlessnet.networks.containers" in imported
+    assert "rootlessnet.ports" not in imported
+    assert not (lab.directory / "ports/forwarder").exists()
+    lab.run("down")
