@@ -191,6 +191,31 @@ def test_setup_that_fails_gives_its_ports_back(lab: Lab) -> None:
     lab.setup("other", "--network", "lab", "-p", f"{port}:80")
 
 
+def test_network_without_a_way_out(lab: Lab) -> None:
+    """The container cannot answer clients elsewhere, so it is asked from the bridge's address; and
+    where there is none the ports would lead out of the instance, to whoever has the address there.
+    """
+    lab.network("inner", "--internal", "--subnet", "10.97.0.0/24")
+    lab.network("mute", "--internal", "--disable-dns", "--subnet", "10.96.0.0/24")
+    port = free_port()
+    setup = ("container", "setup", "app", "--new", "-p", f"{port}:80", "--network")
+    said = lab.refused(*setup, "mute")
+    assert said.startswith(
+        "rootlessnet: set up container app: publish ports: the instance reaches no address of "
+        "the container\n"
+    )
+    if lab.backend == "cni":
+        return
+    lab.run(*setup, "inner")
+    serve(lab, "app")
+    assert who(MACHINE, port)[0].split()[0] == "10.97.0.1"
+    assert "address is not kept" not in lab.log()
+    # As soon as there is one, the way that leads out is taken.
+    lab.run("network", "connect", "mute", "app")
+    lab.run("network", "connect", "lab", "app")
+    assert ask(MACHINE, port).split()[2] == "10.99.0.2"
+
+
 def test_from_inside_it_takes_the_users_leave(lab: Lab) -> None:
     setup = (PROGRAM, "container", "setup", "web", "--new", "--network", "lab", "-p", "18080:80")
     with_hold = lab.hold()

@@ -140,7 +140,7 @@ def deleted(data: bytes) -> list[int]:
 
 def _parse(part: bytes) -> Interface:
     found = Interface(_INFO.unpack_from(part, _HEADER.size)[2])
-    for kind, value in _attributes(part[_HEADER.size + _INFO.size :]):
+    for kind, value in attributes(part[_HEADER.size + _INFO.size :]):
         if kind == _IFLA_IFNAME:
             found.name = _text(value)
         elif kind == _IFLA_ADDRESS:
@@ -148,11 +148,12 @@ def _parse(part: bytes) -> Interface:
         elif kind == _IFLA_LINK:
             found.peer = int.from_bytes(value[:4], sys.byteorder)
         elif kind == _IFLA_LINKINFO:
-            found.kind = _text(dict(_attributes(value)).get(_IFLA_INFO_KIND, b""))
+            found.kind = _text(dict(attributes(value)).get(_IFLA_INFO_KIND, b""))
     return found
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The attributes of a message: each one's number and value."""
     offset = 0
     while offset + 4 <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, offset)

@@ -241,6 +241,7 @@ def setup(
                     record["networks"] = items
                     containers.write(instance, record)
                 _attach(instance, record, list(record["networks"]), attachments)
+                published.check_reached(record)
                 published.follow(record)
                 record["phase"] = containers.READY
                 containers.write(instance, record)

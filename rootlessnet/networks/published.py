@@ -15,8 +15,10 @@ forwarder watches the records. So a withdrawal that cannot be told to it is not 
 
 from __future__ import annotations
 
+from rootlessnet.drivers.slirp4netns import TAP
 from rootlessnet.errors import Error, debug, reason
 from rootlessnet.instance import containers
+from rootlessnet.kernel import routes
 from rootlessnet.networks import inside
 
 TYPE_CHECKING = False
@@ -33,9 +35,18 @@ def reserve(record: dict[str, Any]) -> None:
 
 
 def follow(record: dict[str, Any]) -> None:
-    """Let them lead to the container as it is now. Raises Error."""
+    """Let them lead to the container as it is now, or nowhere. Raises Error."""
     if record["publish"]:
         inside.outside(_request("follow", record))
+
+
+def check_reached(record: dict[str, Any]) -> None:
+    """Raise Error when they lead nowhere."""
+    if record["publish"] and not any(destination(record)[:2]):
+        raise Error(
+            "publish ports: the instance reaches no address of the container",
+            hint="it reaches a bridge network that is not internal, or has names",
+        )
 
 
 def withdraw(record: dict[str, Any]) -> None:
@@ -48,34 +59,50 @@ def withdraw(record: dict[str, Any]) -> None:
 
 
 def _request(what: str, record: dict[str, Any]) -> dict[str, Any]:
-    v4, v6 = destination(record)
+    v4, v6, keep = destination(record)
     return {
         "do": what,
         "id": record["id"],
         "rules": record["publish"],
         "v4": v4,
         "v6": v6,
+        "keep": keep,
         "netns": record["netns"]["path"],
     }
 
 
-def destination(record: dict[str, Any]) -> tuple[str, str]:
+def destination(record: dict[str, Any]) -> tuple[str, str, bool]:
     """The IPv4 and the IPv6 address by which the instance reaches a container, "" where there is
-    none: those of its first network, bridges before others and internal networks last."""
+    none, and whether the container has a way back to any client.
+
+    Those of its first network; bridges come before others, and internal networks last.
+    """
     found = {4: "", 6: ""}
+    keep = True
     for item in sorted(record["networks"].values(), key=_rank):
         if item["phase"] == containers.TEARDOWN:
             continue
         for text in containers.addresses(item):
             address = text.partition("/")[0]
             version = 6 if ":" in address else 4
-            found[version] = found[version] or address
-    return found[4], found[6]
+            if not found[version] and _is_reached(address):
+                found[version] = address
+                keep = keep and not item["network"].get("internal")
+    return found[4], found[6], keep
 
 
 def _rank(item: dict[str, Any]) -> tuple[bool, bool]:
     network = item["network"]
     return network.get("driver") != "bridge", bool(network.get("internal"))
+
+
+def _is_reached(address: str) -> bool:
+    """Whether the way to an address stays inside: where the instance has no address on a bridge, it
+    is the default route, and somebody outside would be asked."""
+    try:
+        return routes.interface_to(address) != TAP
+    except OSError:
+        return False
 
 
 def answer(instance: Instance, request: dict[str, Any]) -> Any:
@@ -87,6 +114,7 @@ def answer(instance: Instance, request: dict[str, Any]) -> Any:
         return api.remove(instance, owner)
     wanted = [rules.from_list(fields) for fields in request["rules"]]
     target = api.behind_bridge(request["id"], request["v4"], request["v6"], request["netns"])
+    target.keep4 = target.keep6 = request["keep"]
     if request["do"] == "reserve":
         api.remove(instance, owner)
         return [rule.as_list() for rule in api.add(instance, owner, wanted, target)]
