@@ -115,7 +115,19 @@ def answers(port: int) -> bool:
 
 
 def iperf3(first: int, *options: str) -> dict[str, float]:
-    command = ["iperf3", "-c", "127.0.0.1", "-p", str(first), "-J", "-t", str(SECONDS), *options]
+    command = [
+        "timeout",
+        "20",
+        "iperf3",
+        "-c",
+        "127.0.0.1",
+        "-p",
+        str(first),
+        "-J",
+        "-t",
+        str(SECONDS),
+        *options,
+    ]
     for _ in range(20):
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         answer = json.loads(done.stdout or "{}")
