@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from container_support import OUTSIDE, Lab, holder_of_a_namespace, lab_of
+from container_support import BACKENDS, OUTSIDE, Lab, holder_of_a_namespace, lab_of
 from port_support import (
     MACHINE,
     MACHINE6,
@@ -30,10 +30,13 @@ from support import PROGRAM, kill, wait_for
 NETWORK = ("--subnet", "10.99.0.0/24", "--subnet", "fd00:99::/64")
 
 
-@pytest.fixture(params=["netavark", "cni"])
+BOTH = pytest.mark.parametrize("lab", BACKENDS, indirect=True)
+
+
+@pytest.fixture
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
-    """An instance with a network of both families, by each backend."""
-    with lab_of(tmp_path, request.param) as one:
+    """An instance with a network of both families; with netavark, if the test says no other."""
+    with lab_of(tmp_path, getattr(request, "param", "netavark")) as one:
         one.network("lab", *NETWORK)
         yield one
 
@@ -65,6 +68,7 @@ def far(what: str) -> str:
 # -- who is seen -----------------------------------------------------------------------------------
 
 
+@BOTH
 def test_the_container_sees_its_client(lab: Lab) -> None:
     port = free_port()
     lab.setup("web", "--network", "lab", "-p", f"{port}:80", "-p", f"{port}:80/udp")
@@ -180,6 +184,7 @@ class Listener:
         self._socket.close()
 
 
+@BOTH
 def test_setup_that_fails_gives_its_ports_back(lab: Lab) -> None:
     port = free_port()
     lab.setup("fixed", "--network", "lab:ip=10.99.0.50")
@@ -191,6 +196,7 @@ def test_setup_that_fails_gives_its_ports_back(lab: Lab) -> None:
     lab.setup("other", "--network", "lab", "-p", f"{port}:80")
 
 
+@BOTH
 def test_network_without_a_way_out(lab: Lab) -> None:
     """The container cannot answer clients elsewhere, so it is asked from the bridge's address; and
     where there is none the ports would lead out of the instance, to whoever has the address there.
@@ -236,6 +242,7 @@ def test_from_inside_it_takes_the_users_leave(lab: Lab) -> None:
 # -- following the container -----------------------------------------------------------------------
 
 
+@BOTH
 def test_connect_and_disconnect(lab: Lab) -> None:
     lab.network("back", "--subnet", "10.98.0.0/24")
     port = publish(lab, "app")
@@ -261,6 +268,7 @@ def test_connect_and_disconnect(lab: Lab) -> None:
     assert {each["host_port"] for each in listing(lab)} == {port, other}
 
 
+@BOTH
 def test_reload_after_everything_was_flushed(lab: Lab) -> None:
     port = publish(lab, "web", rule="127.0.0.1:{}:80")
     assert ask("127.0.0.1", port)
@@ -277,6 +285,7 @@ def test_reload_after_everything_was_flushed(lab: Lab) -> None:
 # -- the end ---------------------------------------------------------------------------------------
 
 
+@BOTH
 def test_ports_go_with_the_container(lab: Lab) -> None:
     port = free_port()
     lab.setup("stays", "--network", "lab")
@@ -302,6 +311,7 @@ def test_ports_go_with_the_container(lab: Lab) -> None:
         assert is_refused("127.0.0.1", port)
 
 
+@BOTH
 @pytest.mark.parametrize("point", ["published", "attached"])
 def test_setup_that_is_killed(lab: Lab, point: str) -> None:
     port = free_port()
@@ -358,6 +368,7 @@ def test_forwarder_that_comes_too_late(lab: Lab) -> None:
     assert ask(MACHINE, port)
 
 
+@BOTH
 def test_without_ports_nothing_of_them_is_there(lab: Lab) -> None:
     """Neither processes nor imports: a container that publishes nothing pays nothing for it."""
     lab.run("up")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from container_support import Lab
-from support import PROGRAM, kill, wait_for
+from container_support import Lab, lab_of
+from podman_support import Podman, make_rootfs
+from support import PROGRAM, Net, kill, wait_for
 
 RUNTIMES = ("runc", "crun")
 PROGRAMS = ("sh", "httpd", "wget", "cat", "sleep", "ip", "readlink")
@@ -96,6 +97,13 @@ class Bundles:
         for id in self.started:
             self.call("delete", "--force", id, check=False)
         self.lab.run("down", check=False)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """With netavark, which has names."""
+    with lab_of(tmp_path) as one:
+        yield one
 
 
 @pytest.fixture(params=RUNTIMES)
@@ -270,6 +278,21 @@ def test_devices_of_the_bundle(bundles: Bundles) -> None:
     assert "10.99.0." in bundles.inside("one", "ip", "-o", "address", "show", "eth1")
 
 
+def test_networks_of_cni(tmp_path: Path) -> None:
+    with lab_of(tmp_path, "cni") as lab:
+        (tmp_path / "bundles").mkdir()
+        bundles = Bundles(lab, tmp_path / "bundles", "crun")
+        bundles.make("one", network="lab:ip=10.99.0.50", publish="18081:80")
+        bundles.run("one")
+        assert fetch("http://203.0.113.2:18081/index.html") == "this is one\n"
+        # The plugins say nothing of name servers: it has the instance's.
+        assert "nameserver 10.0.2.3" in bundles.inside("one", "cat", "/etc/resolv.conf")
+        kill(bundles.pid("one"))
+        wait_for("it is taken down", lambda: not lab.ls() and not ports(lab))
+        assert lab.used_addresses() == []
+        bundles.end()
+
+
 @pytest.mark.parametrize("mapped", [0, 1])
 def test_user_namespace_of_its_own(bundles: Bundles, mapped: int) -> None:
     lab = bundles.lab
@@ -297,6 +320,40 @@ def test_container_without_a_network_namespace_is_refused(bundles: Bundles) -> N
     write()
     said = bundles.run("host", check=False).stderr
     assert "container host: the container has no network namespace of its own" in said
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_podman_finds_it_in_its_hooks_directory(tmp_path: Path, runtime: str) -> None:
+    podman = Podman(engine="")
+    net = Net(tmp_path / "static", podman.runtime)
+    net.environment.update(podman.environment)
+    try:
+        net.run("network", "create", "lab", "--subnet", "10.99.0.0/24")
+        net.run("up", "-o", "allow_ports_from_inside=true")
+        net.run("oci-hook", "generate", "--hooks-dir", str(tmp_path / "hooks.d"))
+        run = ("podman", "--log-level=error", "--runtime", runtime,
+               "--hooks-dir", str(tmp_path / "hooks.d"), "run", "--pids-limit=0",
+               "--network", "none", "--annotation", "org.rootlessnet.network=lab")  # fmt: skip
+        net.enter(
+            *run, "-d", "--annotation", "org.rootlessnet.publish=18081:80",
+            "--annotation", "org.rootlessnet.alias=www",
+            "--rootfs", str(podman.rootfs), "httpd", "-f", "-h", "/etc",
+        )  # fmt: skip
+        page = "nsswitch.conf"
+        assert fetch(f"http://127.0.0.1:18081/{page}") == "hosts: files\n"
+        looked = net.enter(
+            *run, "--rm", "--rootfs", str(make_rootfs(tmp_path / "rootfs")),
+            "nslookup", "www", "10.99.0.1",
+        )  # fmt: skip
+        assert "10.99.0.2" in looked.stdout
+        net.enter("podman", "rm", "-af", "-t", "0")
+        assert json.loads(net.run("container", "ls", "--json").stdout) == []
+        net.run("down")
+    finally:
+        net.run("down", "--force", check=False)
+        net.end()
+        net.wait_until_down(20)
+        podman.end()
 
 
 # -- without a runtime -----------------------------------------------------------------------------
