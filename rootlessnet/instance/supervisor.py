@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 _LOCK_RETRY = 0.02
 _RETRY = 1.0
+_TOGETHER = 0.1
 _BACK_OFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_SECONDS = 10.0
 _USUAL_INTERFACES = ("lo", choice.TAP)
@@ -493,6 +494,8 @@ class Supervisor:
                 if verdict == _USED:
                     unused = False
             ready = self._wait(self._timeout(unused, bool(watched)), watched)
+            if self._is_told_to_stop(ready):
+                continue
             if self.reader in ready or any(fd in ready for fd in watched):
                 unused = self._is_unused()
             if self.driver_pidfd in ready:
@@ -561,6 +564,23 @@ class Supervisor:
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)
         return ready
+
+    def _is_told_to_stop(self, ready: set[int]) -> bool:
+        """Whether a SIGTERM has come; where a helper had one, after waiting a moment for ours.
+
+        At a logout systemd sends it to all of us, in any order. A helper that was replaced then
+        would get none, and hold up the end of the session until systemd loses patience.
+        """
+        for pidfd in ready & {self.driver_pidfd, self.holder_pidfd}:
+            try:
+                found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+                if found and found.si_status != signals.SIGTERM:
+                    continue
+            except ChildProcessError:
+                pass  # adopted, so nobody tells how it ended
+            if not self._stop:
+                select.select([self._wake_read], [], [], _TOGETHER)
+        return self._stop
 
     def _chores(self, ready: set[int]) -> None:
         now = time.monotonic()
