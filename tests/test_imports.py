@@ -33,7 +33,17 @@ def test_warm_path_imports_nothing_heavy() -> None:
     assert "rootlessnet.instance.supervisor" not in loaded
 
 
-LAYERS = ["kernel", "config", "systemd", "drivers", "instance", "devices", "networks", "cli"]
+LAYERS = [
+    "kernel",
+    "config",
+    "systemd",
+    "drivers",
+    "instance",
+    "devices",
+    "networks",
+    "watch",
+    "cli",
+]
 
 
 def test_arrows_point_downwards() -> None:
