@@ -1,7 +1,7 @@
 """Snapshots in Prometheus' text format, for the textfile collector of node_exporter.
 
-Every metric has its instance as the first label. A counter begins again at zero with what it counts:
-an interface that is made again, an instance that is started again; rate() knows that.
+Every metric has its instance as the first label. A counter begins again at zero with what it
+counts: an interface that is made again, an instance that is started again; rate() knows that.
 """
 
 from __future__ import annotations

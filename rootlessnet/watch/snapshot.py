@@ -1,7 +1,7 @@
 """All that can be seen of an instance at one moment: the one source of graph, metrics and top.
 
-It is the document of `status --json` with the interfaces of the network namespace. What status comes
-to tell, containers and ports for instance, is here at once.
+It is the document of `status --json` with the interfaces of the network namespace. What status
+comes to tell, containers and ports for instance, is here at once.
 """
 
 from __future__ import annotations
