@@ -53,8 +53,12 @@ def _json(event: Event, name: str) -> str:
 
 
 def _text(event: Event, name: str) -> str:
-    pairs = [f"{key}={_value(value)}" for key, value in event.fields.items() if value is not None]
+    pairs = [f"{key}={_value(value)}" for key, value in event.fields.items() if _says(value)]
     return " ".join([_now(), event.name, *pairs])
+
+
+def _says(value: Any) -> bool:
+    return value is not None and value != "" and value != []
 
 
 def _value(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rootlessnet.cli import arguments
-from rootlessnet.errors import UsageError
+from rootlessnet.errors import Error, Failures, UsageError
 from rootlessnet.instance import paths, view
 
 OPTIONS = (
@@ -30,13 +30,20 @@ def main(argv: list[str]) -> int:
     from rootlessnet.watch import exposition
     from rootlessnet.watch.snapshot import Observer
 
-    snapshots = []
+    snapshots, failures = [], []
     for instance in instances:
-        with Observer(instance) as observer:
-            snapshots.append(observer.look())
+        try:
+            with Observer(instance) as observer:
+                snapshots.append(observer.look())
+        except Error as error:
+            if "all" not in values:
+                raise
+            failures.append(error)  # the others are to be seen nevertheless
     text = exposition.text(snapshots)
     if path:
         exposition.write_file(path, text)
     else:
         print(text, end="")
+    if failures:
+        raise Failures("look at every instance", failures)
     return 0

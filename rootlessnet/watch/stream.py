@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rootlessnet.instance.paths import Instance
     from rootlessnet.watch.changes import Event
 
-QUIET = 0.03
+QUIET = 0.05
 """Seconds without a change after which it looks."""
 LONGEST = 0.25
 """Seconds after which it looks in any case."""
