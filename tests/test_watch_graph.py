@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from support import Net
@@ -175,7 +175,7 @@ def test_text_stays_in_its_box_in_any_font() -> None:
             width = float(text.get("textLength") or len(text.text or "") * 0.6 * 13)
             assert left < x and x + width < right, text.text
             rows.append(float(text.attrib["y"]))
-        assert all(below - above >= 15 for above, below in zip(rows, rows[1:], strict=False))
+        assert all(below - above >= 15 for above, below in pairwise(rows))
 
 
 def test_svg_stands_alone_and_is_for_everybody() -> None:
@@ -223,7 +223,7 @@ class Dot:
         text = text.rstrip()
         while position < len(text):
             found = DOT_TOKEN.match(text, position)
-            assert found, f"not dot: {text[position:position + 40]!r}"
+            assert found, f"not dot: {text[position : position + 40]!r}"
             self.tokens.append(next(token for token in found.groups() if token is not None))
             position = found.end()
         self.nodes: dict[str, str] = {}

@@ -113,8 +113,9 @@ def _follow(terminal: Any, console: Any, observer: Observer, interval: float) ->
             left = due - time.monotonic()
             if left <= 0:
                 break
-            key = terminal.wait(left)
-            if key in ("q", "Q"):
+            keys = terminal.wait(left)
+            # Arrows and the like begin with an escape, and may have any letter in them.
+            if "q" in keys.lower() and not keys.startswith("\x1b"):
                 return
             if time.monotonic() >= due:
                 break

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rootlessnet.watch.snapshot import Snapshot
 
 _LEAST = 3
-"""Rows of ports and of leases that are shown however low the terminal is."""
+"""Rows of ports and of leases that are shown if there is any room, however busy it is."""
 _WIDE = 110
 _MEDIUM = 78
 
@@ -56,24 +56,27 @@ def tables(
     if snapshot.is_down:
         return []
     document = snapshot.document
-    ports, leases = document["ports"], document["leases"]
-    most = [10_000] * 3
+    makers: list[tuple[Any, list[Any]]] = [
+        (_traffic, flows),
+        (_ports, document["ports"]),
+        (_leases, document["leases"]),
+    ]
+    makers = [(make, items) for make, items in makers if items]
+    most = [10_000] * len(makers)
     if height:
         # Each table has two lines of its own and, where rows are left out, one that says so.
-        room = height - len(head(snapshot)) - sum(3 for each in (flows, ports, leases) if each)
-        most = _shares(room, [len(flows), len(ports), len(leases)])
-    found = [_traffic(flows, width, most[0])]
-    if ports:
-        found.append(_ports(ports, width, most[1]))
-    if leases:
-        found.append(_leases(leases, width, most[2]))
-    return found
+        room = height - len(head(snapshot))
+        while len(makers) > 1 and room < 4 * len(makers):
+            makers.pop()
+        most = _shares(room - 3 * len(makers), [len(items) for _, items in makers])
+    return [make(items, width, rows) for (make, items), rows in zip(makers, most, strict=False)]
 
 
 def _shares(room: int, wanted: list[int]) -> list[int]:
-    """How many rows each table gets: the last ones a few, the first one the rest, and what that
+    """How many rows each table gets: all of them a few, the first one the rest, and what that
     has no use for goes to the others in turn."""
-    shares = [min(count, _LEAST) for count in wanted]
+    least = min(_LEAST, max(1, room // max(1, len(wanted))))
+    shares = [min(count, least) for count in wanted]
     left = room - sum(shares)
     for number, count in enumerate(wanted):
         more = max(0, min(count - shares[number], left))
@@ -175,7 +178,7 @@ def rich(snapshot: Snapshot, flows: list[Flow], width: int, height: int, note: s
     lines = head(snapshot)
     colour = {"running": "green", "degraded": "yellow"}.get(snapshot.document["state"], "red")
     # Text, not str: a name must not be taken for markup.
-    parts: list[Any] = [Text(lines[0], style=f"bold {colour}")]
+    parts: list[Any] = [Text(lines[0], style=f"bold {colour}", no_wrap=True, overflow="ellipsis")]
     parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in (*lines[1:], note)]
     for table in tables(snapshot, flows, width=width, height=height - 1):
         shown = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="reverse")

@@ -111,7 +111,7 @@ class Terminal:
         self._console.print(Screen(renderable), end="")
 
     def wait(self, seconds: float) -> str:
-        """Wait for a key, a new size or the time to be over; the key, or an empty string."""
+        """Wait for a key, a new size or the time to be over; the keys pressed, often none."""
         deadline = time.monotonic() + seconds
         watched = [self._wake_read, *([0] if self._saved is not None else [])]
         left = seconds
@@ -123,10 +123,11 @@ class Terminal:
                     self._stop()
                 return ""
             if 0 in ready:
-                key = os.read(0, 64)
-                if not key:
-                    self._saved = None  # no more keys: never again wait for one
-                return key.decode(errors="replace")
+                keys = os.read(0, 64)
+                if not keys:
+                    watched.remove(0)  # hung up: the signal that tells it is on its way
+                    continue
+                return keys.decode(errors="replace")
             left = deadline - time.monotonic()
         return ""
 
