@@ -48,7 +48,10 @@ class Events:
                     return event
             return None
 
-        wait_for(f"{name} {fields} among {self.seen[self._next :]}", lambda: self.peek(found))
+        try:
+            wait_for(f"{name} {fields}", lambda: self.peek(found))
+        except AssertionError as error:
+            raise AssertionError(f"{error}; seen: {self.seen[self._next :]}") from None
         event = found()
         assert event is not None
         return event

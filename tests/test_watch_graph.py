@@ -63,6 +63,17 @@ def test_text_is_ascii_where_the_terminal_knows_no_other(net: Net) -> None:
     assert lines[2].startswith("`-- slirp4netns ")
 
 
+def test_an_instance_of_another_user_namespace_is_refused(net: Net) -> None:
+    net.hold()
+    for command in ("graph", "metrics"):
+        done = net.run(command, check=False, prefix=["unshare", "-Ur"])
+        assert (done.returncode, done.stdout) == (125, "")
+        assert done.stderr == (
+            "rootlessnet: read the interfaces of the instance: Operation not permitted\n"
+            "  hint: run it in the user namespace that the instance was started in\n"
+        )
+
+
 @pytest.mark.parametrize("form", ["text", "svg", "dot", "mermaid"])
 def test_an_instance_that_is_down_is_drawn_as_such(net: Net, form: str) -> None:
     done = net.run("graph", "--format", form)

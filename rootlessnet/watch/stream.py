@@ -106,6 +106,11 @@ class Stream:
 
     def _look(self) -> dict[str, Any]:
         document = view.status(self._instance)
+        record = state.read(self._instance)
+        if document["driver"] and record:
+            # As the supervisor has recorded it: a look may come a moment after the driver's death
+            # and before the record, which has the reason, and comes at once.
+            document.update(driver=record["driver"], state=record["state"])
         holder = document["holder"]
         text = mounts.resolv_conf_inside(holder["pid"]) if holder else None
         if text is not None:
