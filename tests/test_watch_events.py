@@ -300,6 +300,9 @@ def test_containers_and_their_networks() -> None:
     assert told(setting_up, ready) == told(document(), ready) == [
         ("container-setup", {"container": "c"}), ("network-connected", connected),
     ]  # fmt: skip
+    begun = document(containers=[container("c", one, {**two, "addresses": [], "mac": ""})])
+    assert told(ready, begun) == []
+    assert told(begun, both) == told(ready, both)
     (event,) = told(ready, both)
     assert event[0] == "network-connected" and event[1]["network"] == "b"
     assert told(both, ready) == [("network-disconnected", {"container": "c", "network": "b"})]

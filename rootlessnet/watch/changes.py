@@ -125,8 +125,8 @@ def _containers(before: Document, after: Document) -> list[Event]:
         if id not in new:
             found.append(Event("container-teardown", container=id))
     for id, item in new.items():
-        networks = item.get("networks") or {}
-        known = (old[id].get("networks") or {}) if id in old else {}
+        networks = _networks(item)
+        known = _networks(old[id]) if id in old else {}
         if id not in old:
             found.append(Event("container-setup", container=id))
         for name in known:
@@ -144,3 +144,11 @@ def _containers(before: Document, after: Document) -> list[Event]:
                     )
                 )
     return found
+
+
+def _networks(item: Document) -> dict[str, Document]:
+    """Those that a container is on; one that is being connected has no address of any kind yet."""
+    networks: dict[str, Document] = item.get("networks") or {}
+    return {
+        name: each for name, each in networks.items() if each.get("mac") or each.get("addresses")
+    }
