@@ -33,11 +33,23 @@ def main(argv: list[str]) -> int:
     try:
         # From this line on nothing is missed.
         print(line(Event("watching", state=stream.begin()), instance.name), flush=True)
+        _end_at_once()
         for event in stream.events():
             print(line(event, instance.name), flush=True)
     finally:
         stream.close()
     return 0
+
+
+def _end_at_once() -> None:
+    """Let the kernel end us at Ctrl-C: Python's own handler would be run too late by a wait without
+    a timeout that the signal has come just before."""
+    import signal
+
+    from rootlessnet.kernel import signals
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signals.restore(signals.SIGINT)
 
 
 def _now() -> str:

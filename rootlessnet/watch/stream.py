@@ -107,6 +107,12 @@ class Stream:
     def _look(self) -> dict[str, Any]:
         document = view.status(self._instance)
         record = state.read(self._instance)
+        if document["state"] == "down" and record and self._document is not None:
+            supervisor = record["supervisor"]
+            if state.is_alive(supervisor["pid"], supervisor["started"]):
+                # The holder was killed just now, and will be replaced; or the end has begun, and
+                # the directory will be removed. Either wakes us again.
+                return self._document
         if document["driver"] and record:
             # As the supervisor has recorded it: a look may come a moment after the driver's death
             # and before the record, which has the reason, and comes at once.

@@ -36,6 +36,8 @@ class Terminal:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._is_stopped = False
+        self._wakeup_before = -1
+        self._ended_by = 0
 
     def __enter__(self) -> Terminal:
         import signal
@@ -44,6 +46,8 @@ class Terminal:
             self._handlers[ending] = signal.signal(ending, self._end)
         for waking in (signal.SIGWINCH, signal.SIGTSTP):
             self._handlers[waking] = signal.signal(waking, self._wake)
+        # A signal that comes just before the wait begins would not end it otherwise.
+        self._wakeup_before = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         try:
             self._take()
         except BaseException:
@@ -62,23 +66,23 @@ class Terminal:
         except OSError:
             pass  # the terminal is gone
         finally:
+            signal.set_wakeup_fd(self._wakeup_before)
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             os.close(self._wake_read)
             os.close(self._wake_write)
 
     def _end(self, number: int, frame: object) -> None:
+        # An exception out of a handler is lost where Python cannot raise it, as in __del__.
+        self._ended_by = number
         raise Ended(number)
 
     def _wake(self, number: int, frame: object) -> None:
         import signal
 
+        # The wait ends by itself, as every signal is told through the pipe.
         if number == signal.SIGTSTP:
             self._is_stopped = True
-        try:
-            os.write(self._wake_write, b"x")
-        except BlockingIOError:
-            pass
 
     def _take(self) -> None:
         import termios
@@ -119,6 +123,8 @@ class Terminal:
             ready, _, _ = select.select(watched, [], [], left)
             if self._wake_read in ready:
                 os.read(self._wake_read, 4096)
+                if self._ended_by:
+                    raise Ended(self._ended_by)
                 if self._is_stopped:
                     self._stop()
                 return ""
