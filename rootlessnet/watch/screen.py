@@ -18,12 +18,11 @@ _MEDIUM = 78
 
 
 class Table:
-    """A title, column heads (those that begin with ">" are flush right) and rows of cells."""
+    """Column heads (those that begin with ">" are flush right) and rows of cells."""
 
-    __slots__ = ("heads", "left_out", "rows", "title")
+    __slots__ = ("heads", "left_out", "rows")
 
-    def __init__(self, title: str, heads: list[str], rows: list[list[str]], most: int) -> None:
-        self.title = title
+    def __init__(self, heads: list[str], rows: list[list[str]], most: int) -> None:
         self.heads = heads
         self.rows = rows[:most]
         self.left_out = len(rows) - len(self.rows)
@@ -109,7 +108,7 @@ def _traffic(flows: list[Flow], width: int, most: int) -> Table:
             if width >= _WIDE:
                 row[-1] = flow.where
         rows.append(_fit(row, width))
-    return Table("traffic", heads, rows, most)
+    return Table(heads, rows, most)
 
 
 def _ports(ports: list[dict[str, Any]], width: int, most: int) -> Table:
@@ -119,7 +118,7 @@ def _ports(ports: list[dict[str, Any]], width: int, most: int) -> Table:
         host = f"{port.get('host_ip') or '*'}:{port.get('host_port')}/{port.get('proto')}"
         inside = f"{port.get('target')}:{port.get('port')}"
         rows.append(_fit([host, inside, "-" if count is None else str(count)], width))
-    return Table("ports", ["PUBLISHED", "INSIDE", ">CONNECTIONS"], rows, most)
+    return Table(["PUBLISHED", "INSIDE", ">CONNECTIONS"], rows, most)
 
 
 def _leases(leases: list[dict[str, Any]], width: int, most: int) -> Table:
@@ -127,7 +126,7 @@ def _leases(leases: list[dict[str, Any]], width: int, most: int) -> Table:
         _fit([str(lease["id"]), lease["kind"], str(lease["pid"] or "-"), lease["command"]], width)
         for lease in leases
     ]
-    return Table("leases", ["LEASE", "KIND", ">PID", "COMMAND"], rows, most)
+    return Table(["LEASE", "KIND", ">PID", "COMMAND"], rows, most)
 
 
 def _fit(row: list[str], width: int) -> list[str]:
@@ -194,5 +193,5 @@ def rich(snapshot: Snapshot, flows: list[Flow], width: int, height: int, note: s
             shown.add_row(*map(Text, row))
         parts += [Text(""), shown]
         if table.left_out:
-            parts.append(Text(f"and {table.left_out} more {table.title}", style="dim"))
+            parts.append(Text(f"and {table.left_out} more", style="dim"))
     return Group(*parts)
