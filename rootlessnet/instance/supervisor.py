@@ -191,6 +191,7 @@ class Supervisor:
         self.log = 2
         self.scope: str | None = None
         self.restarts = 0
+        self.last_exit: str | None = None
         self.version = "unknown"
         self.asks = ""
         self.holder_pidfd = -1
@@ -259,6 +260,7 @@ class Supervisor:
         self.pins = left.pins
         self.holder = left.holder
         self.restarts = int(record["driver"]["restarts"])
+        self.last_exit = record["driver"].get("last_exit")
         self.version = str(record["driver"]["version"])
         self.asks = str(record["driver"].get("asks", ""))
         self._mirror.skip()
@@ -277,6 +279,8 @@ class Supervisor:
                 self.driver_pidfd = process.open_process(driver["pid"], driver["started"])
                 self.driver_pid = int(driver["pid"])
             except (ProcessLookupError, FileNotFoundError, TypeError):
+                if driver["pid"] is not None:
+                    self.last_exit = "ended while there was no supervisor"
                 self._end_stray_driver()
                 self._retry_at = time.monotonic()
                 self._restart_driver()
@@ -454,6 +458,7 @@ class Supervisor:
                 "started": process.start_time(pid) if pid else None,
                 "restarts": self.restarts,
                 "asks": self.asks,
+                "last_exit": self.last_exit,
                 "options": options,
                 "cidr": addressing.cidr,
                 "gateway": addressing.gateway,
@@ -748,7 +753,8 @@ class Supervisor:
         say(f"holder {self.holder.pid} has taken its place")
 
     def _driver_ended(self) -> None:
-        say(f"{self.settings.driver} {self.driver_pid} {_reap(self.driver_pid)}")
+        self.last_exit = _reap(self.driver_pid)
+        say(f"{self.settings.driver} {self.driver_pid} {self.last_exit}")
         os.close(self.driver_pidfd)
         self.driver_pid, self.driver_pidfd = 0, -1
         if time.monotonic() - self._driver_since > _STABLE_SECONDS:
