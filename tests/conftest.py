@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from container_support import lab  # noqa: F401
 from device_fixtures import world  # noqa: F401
 from fixtures import hanging_driver, net  # noqa: F401
 

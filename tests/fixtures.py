@@ -11,7 +11,7 @@ from support import Net, own_processes, wait_for
 
 _OURS = (
     "sleep infinity", "slirp4netns", "/usr/bin/slirp4netns", "pasta", "/usr/bin/pasta",
-    "rootlessnet ",
+    "rootlessnet ", "rootlessnet: ports",
 )  # fmt: skip
 
 

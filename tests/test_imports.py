@@ -34,8 +34,8 @@ def test_warm_path_imports_nothing_heavy() -> None:
 
 
 LAYERS = [
-    "kernel", "config", "systemd", "drivers", "instance", "devices", "networks", "tools", "watch",
-    "cli",
+    "kernel", "config", "systemd", "drivers", "instance", "ports", "devices", "networks", "tools",
+    "watch", "cli",
 ]  # fmt: skip
 
 

@@ -7,8 +7,18 @@ import time
 
 from rootlessnet.cli import arguments
 from rootlessnet.cli.text import printable
-from rootlessnet.errors import Error, complain
-from rootlessnet.instance import lease, lock, named, paths, start, state, view
+from rootlessnet.errors import Error, complain, reason, warn
+from rootlessnet.instance import (
+    cni_results,
+    containers,
+    lease,
+    lock,
+    named,
+    paths,
+    start,
+    state,
+    view,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +60,9 @@ def main(argv: list[str]) -> int:
     for name in chosen:
         _give_back(instance, name, records[name])
     if force:
+        _end_containers(instance)
         _end_processes(instance)
+        cni_results.clear(instance)
     _kick(instance)
     _wait_until_down(instance)
     return 0
@@ -63,6 +75,21 @@ def _give_back(instance: Instance, name: str, record: dict[str, object]) -> None
     if isinstance(pid, int) and isinstance(started, int):
         cleanup.end(pid, started, grace=_GRACE)
     named.remove(instance, name)
+
+
+def _end_containers(instance: Instance) -> None:
+    """Take every container down, or at least forget it."""
+    if not containers.names(instance):
+        return
+    from rootlessnet.networks import api
+
+    for id in containers.names(instance):
+        try:
+            api.teardown(id, instance=instance)
+        except Error as error:
+            warn(reason(error))
+            containers.remove(instance, id)
+        complain(f"took down container {printable(id)}")
 
 
 def _end_processes(instance: Instance) -> None:
@@ -98,7 +125,7 @@ def _kick(instance: Instance) -> None:
     try:
         start.heal(instance)
     except Error:
-        if named.records(instance) or view.users(instance):
+        if named.records(instance) or containers.names(instance) or view.users(instance):
             raise
         _clear(instance)
     taken = lease.take(instance)
@@ -122,7 +149,13 @@ def _wait_until_down(instance: Instance) -> None:
     """Return when it is gone, or when it is clear that it stays."""
     deadline = time.monotonic() + _WAIT
     while os.path.lexists(instance.directory):
-        if named.names(instance) or view.users(instance) or _lingers(instance):
+        if (
+            named.names(instance)
+            or containers.names(instance)
+            or view.users(instance)
+            or cni_results.names(instance)
+            or _lingers(instance)
+        ):
             return
         if time.monotonic() > deadline:
             raise Error(

@@ -7,25 +7,24 @@ only what makes a new instance needs it, and imports it there.
 
 from __future__ import annotations
 
-import errno
 import os
-import time
 
 from rootlessnet.cli import arguments
-from rootlessnet.errors import Error, UsageError, debug, warn
-from rootlessnet.instance import lease, paths, request, start, state
-from rootlessnet.kernel import libc, namespaces, signals
+from rootlessnet.errors import Error, UsageError, debug
+from rootlessnet.instance import lease, paths, request, start
+from rootlessnet.kernel import namespaces, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from rootlessnet.instance.paths import Instance
-    from rootlessnet.instance.state import Holder
 
 OPTIONS = (
     *arguments.COMMON,
     *arguments.CREATE,
+    arguments.PUBLISH,
     arguments.Option("keep-id", "run as your own uid instead of root inside"),
     arguments.Option(
         "listen", "hand over a listening host socket (LISTEN_FDS)", metavar="[IP:]PORT[/udp]"
@@ -53,10 +52,13 @@ def main(argv: list[str]) -> int:
 
         # The name of a socket is what it was asked for by, without the separator of the names.
         sockets = [(text.replace(":", "_"), activation.listen(text)) for text in values["listen"]]
+    publish = None
+    if "publish" in values:
+        publish = _publisher(values["publish"])
     instance = paths.find(arguments.last(values, "static-dir"))
     ids = (os.geteuid(), os.getegid())
     userns = namespaces.inode("self", "user")
-    taken, holder = use_and_join(instance, requested)
+    taken, holder = start.use_and_join(instance, requested, publish)
     taken = lease.keep_across_exec(taken)
     debug(f"instance {instance.name}, lease on descriptor {taken}")
     environment = _environment(instance, ids, holder.userns != userns, "keep-id" in values)
@@ -99,19 +101,6 @@ def _working_directory(given: str) -> str:
     return os.path.join(here, given)
 
 
-_DRIVER_SECONDS = 2.0
-
-
-def _wait_for_driver(instance: Instance) -> None:
-    """A driver that died is back in a moment: better late than without a network."""
-    deadline = time.monotonic() + _DRIVER_SECONDS
-    while os.path.exists(instance.path(state.DEGRADED)):
-        if time.monotonic() > deadline:
-            warn("the network is not connected: its driver keeps dying, see rootlessnet logs")
-            return
-        time.sleep(0.01)
-
-
 def _shell() -> str:
     shell = os.environ.get("SHELL", "")
     if not shell:
@@ -124,68 +113,19 @@ def _shell() -> str:
     return shell or "/bin/sh"
 
 
-_JOIN_SECONDS = 3.0
+def _publisher(texts: list[str]) -> Callable[[Instance], None]:
+    """What publishes ports until the last process that has our descriptors has ended."""
+    from rootlessnet.ports import api, rules
 
+    wanted = rules.parse_all(texts)
+    held = -1
 
-def use_and_join(instance: Instance, requested: request.Requested) -> tuple[int, Holder]:
-    """Become a user of the instance and move this process into it: the lease, and the holder.
+    def publish(instance: Instance) -> None:
+        nonlocal held
+        if held < 0:
+            held = lease.keep_across_exec(api.hold(instance, wanted))
 
-    A holder that was killed is replaced within milliseconds, by the supervisor or, if that was
-    killed too, by whoever comes next; so all of it is tried again for a while. Raises Error.
-    """
-    deadline = time.monotonic() + _JOIN_SECONDS
-    while True:
-        taken = start.use(instance, requested)
-        if os.path.exists(instance.path(state.DEGRADED)):
-            _wait_for_driver(instance)
-        try:
-            return taken, join(instance)
-        except ProcessLookupError:
-            os.close(taken)
-            if time.monotonic() > deadline:
-                raise Error(
-                    "join the instance: its holder is gone",
-                    hint="run it again; rootlessnet logs shows what has happened",
-                ) from None
-            time.sleep(0.01)
-
-
-def join(instance: Instance) -> Holder:
-    """Move this process into the instance of which it holds a lease.
-
-    Raises ProcessLookupError when there is no holder, Error when it may not be joined.
-    """
-    holder = state.read_holder(instance)
-    if holder is None:
-        raise ProcessLookupError
-    if holder.netns == namespaces.inode("self", "net"):
-        return holder  # inside already
-    pidfd = holder.open()
-    try:
-        namespaces.join(pidfd, namespaces.join_flags(holder.userns))
-        # A private copy of the mounts, so that a command can mount without disturbing others; what
-        # the supervisor mounts still comes through.
-        libc.unshare(libc.CLONE_NEWNS)
-        for point in holder.shared.split("\0")[:-1]:
-            try:
-                libc.make_slave(point)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOENT):
-                    raise
-                # No mount any more: the host's resolv.conf is another file now.
-    except ProcessLookupError:
-        raise
-    except OSError as error:
-        raise Error("join the instance", hint=_JOIN_HINTS.get(error.errno or 0, "")) from error
-    finally:
-        os.close(pidfd)
-    return holder
-
-
-_JOIN_HINTS = {
-    errno.EPERM: "it belongs to another user namespace: run this where it was started, or "
-    "give another --static-dir"
-}
+    return publish
 
 
 def _environment(

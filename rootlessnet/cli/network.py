@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from rootlessnet.cli import arguments
 from rootlessnet.errors import Error, Failures, UsageError
 
@@ -44,13 +46,30 @@ CREATE = (
     Option("interface-name", "name of the bridge, or the parent", metavar="NAME"),
 )
 FORCE = Option("force", "do not ask", short="f")
+DETACH = Option("force", "disconnect the containers that are on it", short="f")
+LS = (
+    arguments.JSON,
+    Option("quiet", "print the names only", short="q"),
+    Option("filter", "name=, id=, driver=, label=, dangling=", metavar="KEY=VALUE", short="f"),
+    Option("format", "a line for each, as {{.Name}} {{.Driver}}; or json", metavar="TEXT"),
+)
+CONNECT = (
+    Option("ip", "the IPv4 address", metavar="A"),
+    Option("ip6", "the IPv6 address", metavar="A"),
+    Option("mac-address", "the MAC address", metavar="M"),
+    Option("alias", "a name by which others find it; may be repeated", metavar="NAME"),
+    Option("interface-name", "the name of the interface", metavar="NAME"),
+    arguments.JSON,
+)
 
 COMMANDS = {
     "backend": "show which of podman's network backends counts, and why",
     "create": "make a network; without NAME one is made up",
+    "connect": "attach a container to one more network",
+    "disconnect": "detach a container from a network",
     "ls": "show the networks",
     "inspect": "print networks as podman's JSON",
-    "rm": "remove networks that are not in use",
+    "rm": "remove networks",
     "prune": "remove all networks that are not in use",
 }
 
@@ -65,11 +84,15 @@ def main(argv: list[str]) -> int:
             raise UsageError("network needs a command: " + ", ".join(COMMANDS))
         print("usage: rootlessnet network COMMAND [OPTIONS]\n\ncommands:")
         for name, text in COMMANDS.items():
-            print(f"  {name:<10}{text}")
+            print(f"  {name:<12}{text}")
         return 0
+    # Short-lived, and nothing to collect in it.
+    gc.disable()
     command = {
         "backend": _backend,
         "create": _create,
+        "connect": _connect,
+        "disconnect": _disconnect,
         "ls": _ls,
         "inspect": _inspect,
         "rm": _rm,
@@ -215,23 +238,74 @@ def _gateway(text: str) -> Address:
         ) from None
 
 
-def _ls(argv: list[str]) -> int:
-    quiet = Option("quiet", "print the names only", short="q")
-    parsed = _parse(argv, "ls [--json] [--quiet]", (arguments.JSON, quiet))
+def _connect(argv: list[str]) -> int:
+    parsed = _parse(argv, "connect [OPTIONS] NETWORK CONTAINER", CONNECT, 2, 2)
     if parsed is None:
         return 0
+    values, (name, id) = parsed
+    from rootlessnet.cli.container import print_record
+    from rootlessnet.instance import paths
+    from rootlessnet.networks import api
+    from rootlessnet.networks.connection import Connection
+
+    wanted = Connection(
+        name,
+        static_ips=[*values.get("ip", ()), *values.get("ip6", ())],
+        static_mac=arguments.last(values, "mac-address"),
+        aliases=values.get("alias", ()),
+        interface=arguments.last(values, "interface-name"),
+    )
+    try:
+        record = api.connect(id, wanted, instance=paths.find(arguments.last(values, "static-dir")))
+    except Error as error:
+        raise Error(f"connect container {id} to network {name}") from error
+    print_record(record, "json" in values)
+    arguments.leave(0)
+
+
+def _disconnect(argv: list[str]) -> int:
+    parsed = _parse(argv, "disconnect NETWORK CONTAINER", (), 2, 2)
+    if parsed is None:
+        return 0
+    values, (name, id) = parsed
+    from rootlessnet.instance import paths
     from rootlessnet.networks import api
 
     try:
-        networks = api.list_all()
+        api.disconnect(id, name, instance=paths.find(arguments.last(values, "static-dir")))
+    except Error as error:
+        raise Error(f"disconnect container {id} from network {name}") from error
+    arguments.leave(0)
+
+
+def _ls(argv: list[str]) -> int:
+    parsed = _parse(argv, "ls [--filter KEY=VALUE]... [--format TEXT] [--json] [--quiet]", LS)
+    if parsed is None:
+        return 0
+    from rootlessnet.networks import api, filters
+
+    values, _ = parsed
+    try:
+        networks = filters.chosen(values.get("filter", []), api.list_all())
     except Error as error:
         raise Error("list the networks") from error
-    if "json" in parsed[0]:
+    if "json" in values:
         _print_json([network.document() for network in networks], indent=2)
         return 0
-    if "quiet" in parsed[0]:
+    if "quiet" in values:
         for network in networks:
             print(network.name)
+        return 0
+    if "format" in values:
+        from rootlessnet.cli import template
+
+        template.show(
+            arguments.last(values, "format"),
+            [
+                {"labels": {}, "options": {}, "subnets": [], **network.document()}
+                for network in networks
+            ],
+        )
         return 0
     from rootlessnet.cli import table
 
@@ -278,7 +352,7 @@ def _print_json(value: object, indent: int = 5) -> None:
 
 
 def _rm(argv: list[str]) -> int:
-    parsed = _parse(argv, "rm NETWORK...", (), 1, None)
+    parsed = _parse(argv, "rm [--force] NETWORK...", (DETACH,), 1, None)
     if parsed is None:
         return 0
     from rootlessnet.networks import api
@@ -286,7 +360,7 @@ def _rm(argv: list[str]) -> int:
     failed = []
     for name in parsed[1]:
         try:
-            api.remove(name)
+            api.remove(name, force="force" in parsed[0])
         except Error as error:
             failed.append(error)
         else:

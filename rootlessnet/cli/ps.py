@@ -34,6 +34,11 @@ def main(argv: list[str]) -> int:
         )
         for p in processes
     ]
+    rows += [
+        (str(each["pid"] or "-"), "-", each["since"] or "-", "container", each["id"])
+        for each in leases
+        if each["kind"] == "container"
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         left = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))

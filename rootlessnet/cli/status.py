@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rootlessnet.cli import arguments
+from rootlessnet.cli import arguments, published, tree
 from rootlessnet.cli.text import printable
 from rootlessnet.instance import paths, view
 
@@ -27,6 +27,8 @@ def main(argv: list[str]) -> int:
         documents = [view.status(instance) for instance in view.all_instances()]
     else:
         documents = [view.status(paths.find(arguments.last(values, "static-dir")))]
+    for document in documents:
+        document["ports"] = _ports(document)
     if "json" in values:
         import json
 
@@ -34,8 +36,21 @@ def main(argv: list[str]) -> int:
     elif not documents:
         print("no instance")
     else:
-        print("\n\n".join(describe(document) for document in documents))
+        for number, document in enumerate(documents):
+            if number:
+                print()
+            print(describe(document))
+            if document["driver"] is not None:
+                tree.show(grow(document))
     return 0
+
+
+def _ports(document: dict[str, Any]) -> list[dict[str, Any]]:
+    if document["state"] == "down":
+        return []
+    from rootlessnet.ports import api
+
+    return api.listing(paths.Instance(paths.base_directory(), "", document["name"]))
 
 
 def describe(document: dict[str, Any]) -> str:
@@ -55,5 +70,43 @@ def describe(document: dict[str, Any]) -> str:
         f"  supervisor  {document['supervisor']['pid'] or 'not running'}",
         f"  leases      {len(document['leases']) or 'none'}",
     ]
-    lines += [f"    {lease['id']:<10}{printable(lease['command'])}" for lease in document["leases"]]
+    if document["ports"]:
+        lines.append(f"  ports       {len(document['ports'])}: rootlessnet port ls")
+    lines += [
+        f"    {lease['id']:<10}{printable(lease['command']) or lease['kind']}"
+        for lease in document["leases"]
+    ]
     return "\n".join(lines)
+
+
+def grow(document: dict[str, Any]) -> tree.Node:
+    """How it is connected: host, driver, tap0, bridges, containers, published ports."""
+    import socket
+
+    driver = document["driver"]
+    root = tree.Node(f"host {socket.gethostname()}")
+    tap = root.add(driver["name"]).add(f"tap0 {driver['address']}")
+    bridges: dict[str, tree.Node] = {}
+    for container in document["containers"]:
+        shown = f"{container['id']}" + _unless_ready(container["state"])
+        if not container["networks"]:
+            tap.add(f"{shown} on no network")
+        for name, item in container["networks"].items():
+            bridge = f"{item['bridge'] or '-'} {name}"
+            if bridge not in bridges:
+                bridges[bridge] = tap.add(bridge)
+            node = bridges[bridge].add(" ".join([shown, item["interface"], *item["addresses"]]))
+            if name == next(iter(container["networks"])):
+                _add_ports(node, document, container["id"])
+    _add_ports(tap, document, driver["address"])
+    return root
+
+
+def _unless_ready(state: str) -> str:
+    return "" if state == "ready" else f" ({state})"
+
+
+def _add_ports(node: tree.Node, document: dict[str, Any], target: str) -> None:
+    here = [port for port in document["ports"] if port["target"] == target]
+    for line in published.lines(here, " -> "):
+        node.add(line)

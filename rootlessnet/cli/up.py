@@ -6,17 +6,19 @@ import os
 
 from rootlessnet.cli import arguments
 from rootlessnet.cli.enter import read_request
-from rootlessnet.errors import Error
+from rootlessnet.errors import Error, debug
 from rootlessnet.instance import named, paths, start, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootlessnet.instance.paths import Instance
     from rootlessnet.instance.request import Requested
+    from rootlessnet.ports.rules import Rule
 
 OPTIONS = (
     *arguments.COMMON,
     *arguments.CREATE,
+    arguments.PUBLISH,
     arguments.Option("name", f"name of the lease ({named.DEFAULT})", metavar="LEASE"),
     arguments.Option("foreground", "stay, and give the lease back at SIGTERM (sd_notify)"),
 )
@@ -30,6 +32,11 @@ def main(argv: list[str]) -> int:
     values, _ = given
     name = arguments.last(values, "name") if "name" in values else named.DEFAULT
     named.check(name)
+    wanted = []
+    if "publish" in values:
+        from rootlessnet.ports import rules
+
+        wanted = rules.parse_all(values["publish"])
     instance = paths.find(arguments.last(values, "static-dir"))
     requested = read_request(values)
     taken = start.use(instance, requested)
@@ -41,10 +48,36 @@ def main(argv: list[str]) -> int:
                 hint="choose another name, or end it: rootlessnet down --name " + name,
             )
         named.add(instance, name, os.getpid())
+        held = -1
+        if wanted:
+            from rootlessnet.ports import api
+
+            try:
+                # They go with this process, however it ends, as the lease does.
+                held = api.hold(instance, wanted)
+            except BaseException:
+                named.remove(instance, name)
+                raise
+        debug(f"ports on descriptor {held}")
         return _stay(instance, requested, name, taken)
     if record is None:
         named.add(instance, name)
+    _publish(instance, name, wanted, new=record is None)
     return 0
+
+
+def _publish(instance: Instance, name: str, wanted: list[Rule], *, new: bool) -> None:
+    """Publish the rules of the lease; when that fails a new lease is given back."""
+    if not wanted:
+        return
+    from rootlessnet.ports import api
+
+    try:
+        api.add(instance, api.named(name), wanted)
+    except BaseException:
+        if new:
+            named.remove(instance, name)
+        raise
 
 
 def _stay(instance: Instance, requested: Requested, name: str, taken: int) -> int:

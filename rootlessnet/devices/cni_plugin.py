@@ -135,7 +135,7 @@ def _run(command: str) -> None:
 
 def _check_environment(command: str) -> None:
     missing = []
-    checks = {"CNI_CONTAINERID": _check_container, "CNI_IFNAME": _check_ifname}
+    checks = {"CNI_CONTAINERID": check_container, "CNI_IFNAME": check_ifname}
     for name in _NEEDS.get(command, ()):
         value = os.environ.get(name, "")
         if not value:
@@ -146,16 +146,19 @@ def _check_environment(command: str) -> None:
         raise CniError(INVALID_ENVIRONMENT, f"required env variables [{','.join(missing)}] missing")
 
 
-def _is_name(value: str) -> bool:
+def is_name(value: str) -> bool:
+    """Whether a network or a container can have this name, which is not empty."""
     return value[0] in _ALPHANUMERIC and _NAME_CHARACTERS.issuperset(value)
 
 
-def _check_container(value: str) -> None:
-    if not _is_name(value):
+def check_container(value: str) -> None:
+    """Raise CniError for what is no container id."""
+    if not is_name(value):
         raise CniError(INVALID_ENVIRONMENT, "invalid characters in containerID", value)
 
 
-def _check_ifname(value: str) -> None:
+def check_ifname(value: str) -> None:
+    """Raise CniError for what is no name of an interface."""
     if len(os.fsencode(value)) > 15:
         raise CniError(
             INVALID_ENVIRONMENT,
@@ -202,7 +205,7 @@ def _parse(stdin: bytes) -> dict[str, Any]:
         )
     if not name:
         raise CniError(INVALID_NETWORK_CONFIG, "missing network name")
-    if not _is_name(name):
+    if not is_name(name):
         raise CniError(INVALID_NETWORK_CONFIG, "invalid characters found in network name", name)
     return config
 

@@ -7,18 +7,14 @@ runs on, and what it gives is released by the next ADD or DEL.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 
+from rootlessnet.devices import cni_exec
 from rootlessnet.devices.cni_plugin import INTERNAL, CniError, Request, go_text, quote, unexpected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-_BUSY_ATTEMPTS = 5
-_BUSY_SECONDS = 1.0
 
 
 def kind(config: dict[str, Any]) -> str:
@@ -41,13 +37,9 @@ def find(request: Request, plugin: str) -> str:
     directories = [each for each in request.path.split(":") if each]
     if "/" in plugin:
         raise CniError(INTERNAL, f"invalid plugin name: {plugin}")
-    for directory in directories:
-        path = os.path.join(directory, plugin)
-        try:
-            if stat.S_ISREG(os.stat(path).st_mode):
-                return path
-        except OSError:
-            continue
+    path = cni_exec.find(plugin, directories)
+    if path is not None:
+        return path
     shown = " ".join(directories)
     raise CniError(INTERNAL, f"failed to find plugin {quote(plugin)} in path [{shown}]")
 
@@ -57,7 +49,11 @@ def delegate(request: Request, plugin: str, command: str) -> Any:
     import json
 
     path = find(request, plugin)
-    status, output, complaint = _execute(path, {**os.environ, "CNI_COMMAND": command}, request)
+    environment = {**os.environ, "CNI_COMMAND": command}
+    try:
+        status, output, complaint = cni_exec.execute(path, environment, request.stdin)
+    except OSError as e:
+        raise CniError(INTERNAL, f"fork/exec {path}: {go_text(e)}") from e
     if status != 0:
         raise _failure(status, output, complaint)
     if complaint:
@@ -69,41 +65,6 @@ def delegate(request: Request, plugin: str, command: str) -> Any:
     except ValueError as e:
         text = output.decode(errors="replace")
         raise CniError(INTERNAL, f"the result of {plugin} is not JSON: {quote(text)}") from e
-
-
-def _execute(path: str, environment: dict[str, str], request: Request) -> tuple[int, bytes, bytes]:
-    import time
-
-    from rootlessnet.kernel import spawn
-
-    # Files in memory rather than pipes: nothing to read while the plugin runs, whatever it prints.
-    stdin, stdout, stderr = (os.memfd_create(name) for name in ("stdin", "stdout", "stderr"))
-    try:
-        os.write(stdin, request.stdin)
-        os.lseek(stdin, 0, os.SEEK_SET)
-        for attempt in range(_BUSY_ATTEMPTS + 1):
-            try:
-                pid = spawn.start(
-                    [path],
-                    descriptors={0: stdin, 1: stdout, 2: stderr},
-                    environment=environment,
-                )
-                break
-            except OSError as e:
-                # It is being replaced at this moment.
-                if e.errno != errno.ETXTBSY or attempt == _BUSY_ATTEMPTS:
-                    message = f"fork/exec {path}: {go_text(e)}"
-                    raise CniError(INTERNAL, message) from e
-                time.sleep(_BUSY_SECONDS)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        return status, _read(stdout), _read(stderr)
-    finally:
-        for fd in (stdin, stdout, stderr):
-            os.close(fd)
-
-
-def _read(fd: int) -> bytes:
-    return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
 def _failure(status: int, output: bytes, complaint: bytes) -> CniError:

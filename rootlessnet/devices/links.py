@@ -272,6 +272,12 @@ class Links:
         """Make a link a port of a bridge or another master."""
         self._set(index, [("IFLA_MASTER", master)])
 
+    def delete(self, index: int) -> None:
+        """Delete a link."""
+        message = self._messages.ifinfmsg()
+        message["index"] = index
+        self._netlink.request(message, netlink.RTM_DELLINK)
+
     def set_up(self, index: int) -> None:
         """Bring a link up."""
         self._set(index, [], IFF_UP, IFF_UP)

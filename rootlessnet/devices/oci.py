@@ -15,6 +15,7 @@ from rootlessnet.errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -48,11 +49,11 @@ def read(bundle: str) -> NetDevices:
         raise Error(attempt) from e
 
 
-def apply(bundle: str, path: str) -> list[tuple[str, str]]:
+def apply(bundle: str, path: str, then: Callable[[], None] | None = None) -> list[tuple[str, str]]:
     """Move the bundle's devices into the namespace of path; their names here and there.
 
-    A namespace that is the container's own, not one it joins, also gets lo up. Raises Error with
-    nothing changed.
+    A namespace that is the container's own, not one it joins, also gets lo up. When all are there,
+    `then` is called, and if it raises they come back. Raises Error with nothing changed.
     """
     wanted = read(bundle)
     done: list[Move] = []
@@ -65,11 +66,22 @@ def apply(bundle: str, path: str) -> list[tuple[str, str]]:
                 done.append(each)
             if wanted.is_private:
                 loopback.strategy("loopback").initialize(target)
+            if then:
+                then()
         except BaseException:
             for each in reversed(done):
                 each.undo()
             raise
     return moved
+
+
+def is_applied(bundle: str, path: str) -> bool:
+    """Whether somebody has moved the bundle's devices before us: none is here, and all whose names
+    are known are there. Raises Error."""
+    wanted = read(bundle)
+    with Place.own() as source, open_target(path) as target:
+        there = [new for new in wanted.devices.values() if not names.is_pattern(new)]
+        return not any(map(source.links.get, wanted.devices)) and all(map(target.links.get, there))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -37,6 +37,8 @@ def defaults() -> Options:
         "outbound_addr6": "",
         "port_handler": "rootlesskit",
         "dns_fallback": False,
+        "source_ip": "preserve",
+        "allow_ports_from_inside": False,
     }
 
 
@@ -153,6 +155,12 @@ def _port_handler(key: str, value: str, driver: str) -> str:
     return value
 
 
+def _source_ip(key: str, value: str, driver: str) -> str:
+    if value not in ("preserve", "snat"):
+        raise ValueError(f"unknown source_ip {quote(value)}: preserve or snat")
+    return value
+
+
 _CHECKS: dict[str, Callable[[str, str, str], str | int | bool]] = {
     "cidr": _cidr,
     "mtu": _mtu,
@@ -162,6 +170,8 @@ _CHECKS: dict[str, Callable[[str, str, str], str | int | bool]] = {
     "outbound_addr6": _outbound_addr,
     "port_handler": _port_handler,
     "dns_fallback": _flag,
+    "source_ip": _source_ip,
+    "allow_ports_from_inside": _flag,
 }
 
 

@@ -47,6 +47,10 @@ NOISE: tuple[str, ...] = (
 FOLLOWS_RESOLV_CONF = True
 """It asks whatever server the host's resolv.conf names at the moment."""
 
+API_SOCKET = "slirp4netns.sock"
+"""Where it is asked to forward ports, in the instance's directory, which is private: whoever can
+connect can stop all traffic."""
+
 _READY_FD = 3
 _EXIT_FD = 4
 
@@ -61,6 +65,7 @@ _FEATURES = (
     "--enable-ipv6",
     "--exit-fd",
     "--ready-fd",
+    "--api-socket",
 )
 
 
@@ -165,6 +170,20 @@ def arguments(options: Options, features: Features, target: list[str]) -> list[s
     return [*line, *target, TAP]
 
 
+_SUN_PATH = 108
+
+
+def api_socket(path: str, features: Features) -> list[str]:
+    """The arguments for an API socket. Raises Error when there cannot be one."""
+    _require("--api-socket" in features.flags, "port_handler=slirp4netns not supported", features)
+    if len(os.fsencode(path)) >= _SUN_PATH:
+        raise Error(
+            f"-o port_handler=slirp4netns: the path of its socket is too long: {path}",
+            hint="set XDG_RUNTIME_DIR to a shorter one, or leave port_handler away",
+        )
+    return ["--api-socket", path]
+
+
 def _require(supported: bool, message: str, features: Features) -> None:
     if not supported:
         raise Error(
@@ -182,7 +201,10 @@ def start(
     tmpfs on /tmp: private mounts are needed where it does not get a mount namespace by joining
     another user namespace (slirp4netns pull request 153).
     """
-    line = arguments(options, features, _where(target))
+    where = _where(target)
+    if options["port_handler"] == NAME:
+        where = [*api_socket(f"{target.directory}/{API_SOCKET}", features), *where]
+    line = arguments(options, features, where)
     ready, write = os.pipe()
     try:
         pid = spawn.start(

@@ -6,7 +6,7 @@ import errno
 import os
 
 from rootlessnet.errors import Failures
-from rootlessnet.instance import state
+from rootlessnet.instance import containers, dns, portkeeper, state
 from rootlessnet.kernel import idmap, libc, process, signals
 
 TYPE_CHECKING = False
@@ -46,6 +46,9 @@ def clear(instance: Instance) -> None:
     whatever the others do; raises Failures for those that failed.
     """
     steps: list[Callable[[], None]] = []
+    forwarder = portkeeper.read_record(instance)
+    if forwarder:
+        steps.append(lambda: end(*forwarder, grace=0.5))
     record = state.read(instance)
     driver = record.get("driver") if record else None
     if isinstance(driver, dict) and isinstance(driver.get("pid"), int):
@@ -54,7 +57,9 @@ def clear(instance: Instance) -> None:
             steps.append(lambda: end(pid, started, grace=0.5))
     holder = state.read_holder(instance)
     if holder:
+        steps.append(lambda: dns.end(instance, holder.netns))
         steps.append(lambda: _end_holder(holder))
+    steps.append(lambda: containers.remove_pins(instance))
     steps.append(lambda: remove_tree(instance.directory))
     failed: list[BaseException] = []
     for step in steps:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from rootlessnet.instance import dns
 from rootlessnet.kernel import process
 
 TYPE_CHECKING = False
@@ -20,9 +21,10 @@ _RTMGRP_LINK = 1
 
 
 def inside(holder: Holder) -> list[int]:
-    """The processes in the network namespace, but for the holder and ourselves."""
+    """The processes in the network namespace, but for the holder, the name server and ourselves."""
     own = (holder.pid, os.getpid())
-    return [pid for pid in process.inside_netns(holder.netns) if pid not in own]
+    found = process.inside_netns(holder.netns)
+    return [pid for pid in found if pid not in own and not dns.is_server(pid)]
 
 
 def watch(pids: list[int]) -> list[int]:

@@ -28,7 +28,7 @@ class Instance:
     def __init__(self, base: str, static_dir: str, name: str = "") -> None:
         self.base = base
         self.static_dir = static_dir
-        self.name = name or NAME_PREFIX + _sha256(static_dir)[:20]
+        self.name = name or NAME_PREFIX + sha256(static_dir)[:20]
         self.directory = f"{base}/{self.name}"
         self.lock_path = f"{self.directory}.lock"
 
@@ -37,17 +37,18 @@ class Instance:
         return f"{self.directory}/{name}"
 
 
-def _sha256(text: str) -> str:
+def sha256(text: str) -> str:
+    """The hash of a text, in hexadecimal."""
     data = os.fsencode(text)
     # hashlib loads OpenSSL, 3 ms at each start; the interpreter's own implementation is the same.
     try:
-        from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
+        from _sha256 import sha256 as algorithm  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         try:
-            from _sha2 import sha256  # type: ignore[import-not-found,unused-ignore]
+            from _sha2 import sha256 as algorithm  # type: ignore[import-not-found,unused-ignore]
         except ImportError:
-            from hashlib import sha256
-    digest: str = sha256(data).hexdigest()
+            from hashlib import sha256 as algorithm
+    digest: str = algorithm(data).hexdigest()
     return digest
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 
 from rootlessnet.errors import Error
-from rootlessnet.instance import lease, look, named, state
+from rootlessnet.instance import cni_results, containers, lease, look, named, state
 from rootlessnet.kernel import namespaces
 
 TYPE_CHECKING = False
@@ -74,7 +74,8 @@ def _by_rank(instance: Instance, users: list[int]) -> list[int]:
 
 def _is_held(instance: Instance, holder: Holder, alive: bool) -> bool:
     """Whether a lease keeps it though nobody is seen inside."""
-    if alive and named.names(instance):
+    counts = (named.names, containers.names, cni_results.names)
+    if alive and any(names(instance) for names in counts):
         return True
     if not _has_lease(instance):
         return False

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
 
 from rootlessnet.errors import Error, warn
 from rootlessnet.instance import lease, lock, state
+from rootlessnet.kernel import libc, namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rootlessnet.instance.paths import Instance
     from rootlessnet.instance.recovery import Left
     from rootlessnet.instance.request import Requested
     from rootlessnet.instance.settings import Settings
+    from rootlessnet.instance.state import Holder
 
 
 def use(instance: Instance, requested: Requested) -> int:
@@ -35,6 +40,91 @@ def use(instance: Instance, requested: Requested) -> int:
         os.close(fd)
 
 
+_DRIVER_SECONDS = 2.0
+
+
+def _wait_for_driver(instance: Instance) -> None:
+    """A driver that died is back in a moment: better late than without a network."""
+    deadline = time.monotonic() + _DRIVER_SECONDS
+    while os.path.exists(instance.path(state.DEGRADED)):
+        if time.monotonic() > deadline:
+            warn("the network is not connected: its driver keeps dying, see rootlessnet logs")
+            return
+        time.sleep(0.01)
+
+
+JOIN_SECONDS = 3.0
+
+
+def use_and_join(
+    instance: Instance,
+    requested: Requested,
+    before: Callable[[Instance], None] | None = None,
+) -> tuple[int, Holder]:
+    """Become a user of the instance and move this process into it: the lease, and the holder.
+
+    before is called in between: with the lease, and still outside.
+
+    A holder that was killed is replaced within milliseconds, by the supervisor or, if that was
+    killed too, by whoever comes next; so all of it is tried again for a while. Raises Error.
+    """
+    deadline = time.monotonic() + JOIN_SECONDS
+    while True:
+        taken = use(instance, requested)
+        if os.path.exists(instance.path(state.DEGRADED)):
+            _wait_for_driver(instance)
+        try:
+            if before:
+                before(instance)
+            return taken, join(instance)
+        except ProcessLookupError:
+            os.close(taken)
+            if time.monotonic() > deadline:
+                raise Error(
+                    "join the instance: its holder is gone",
+                    hint="run it again; rootlessnet logs shows what has happened",
+                ) from None
+            time.sleep(0.01)
+
+
+def join(instance: Instance) -> Holder:
+    """Move this process into the instance of which it holds a lease.
+
+    Raises ProcessLookupError when there is no holder, Error when it may not be joined.
+    """
+    holder = state.read_holder(instance)
+    if holder is None:
+        raise ProcessLookupError
+    if holder.netns == namespaces.inode("self", "net"):
+        return holder  # inside already
+    pidfd = holder.open()
+    try:
+        namespaces.join(pidfd, namespaces.join_flags(holder.userns))
+        # A private copy of the mounts, so that a command can mount without disturbing others; what
+        # the supervisor mounts still comes through.
+        libc.unshare(libc.CLONE_NEWNS)
+        for point in holder.shared.split("\0")[:-1]:
+            try:
+                libc.make_slave(point)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOENT):
+                    raise
+                # No mount any more: the host's resolv.conf is another file now.
+    except ProcessLookupError:
+        raise
+    except OSError as error:
+        raise Error("join the instance", hint=_JOIN_HINTS.get(error.errno or 0, "")) from error
+    finally:
+        os.close(pidfd)
+    return holder
+
+
+_JOIN_HINTS = {
+    errno.EPERM: "it belongs to another user namespace: run this where it was started, or "
+    "give another --static-dir"
+}
+
+
 def _check(instance: Instance, requested: Requested) -> None:
     from rootlessnet.instance import settings
 
@@ -52,8 +142,6 @@ def is_inside(instance: Instance) -> bool:
     From there it can be used, but neither supervised nor cleared: a driver would be its own uplink,
     and what is mounted inside is part of the host.
     """
-    from rootlessnet.kernel import namespaces
-
     holder = state.read_holder(instance)
     if holder is None:
         return os.environ.get("ROOTLESSNET") == instance.name

@@ -3,6 +3,9 @@
 $XDG_RUNTIME_DIR/rootlessnet/<name>/     0700
     lease.fifo      who uses it (rootlessnet.instance.lease)
     leases/         a record for each named lease; counts until it is removed
+    containers/     a record for each container, likewise (rootlessnet.instance.containers)
+    containers.lock, containers.pending, addresses.db
+                    whoever changes containers (rootlessnet.networks)
     holder          "PID START USERNS NETNS MNTNS MOUNTS\\n", all that a command needs to join
     state.json      everything else; published last, replaced by rename
     degraded        there while the driver is out, so that a new command waits for it

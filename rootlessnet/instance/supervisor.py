@@ -7,7 +7,10 @@ the driver reads the real resolv.conf. It does nothing on a timer while all is w
     the driver ends             start it again in the living namespace, with back-off
     the holder ends             a new one joins the namespaces, which are pinned here
     the host's resolv.conf      changes: so does the one inside
+    somebody wants a port       start the forwarder (rootlessnet.instance.portkeeper), or start it
+                                again when it ends
     something inside ends       (watched only while it alone keeps the instance)
+    a container ends            it is taken down (rootlessnet.instance.keeper)
     a signal comes              SIGTERM: end if unused; else go, and leave the rest to a successor
 
 Only an event that is seen again with the lock held counts as the end of use.
@@ -29,14 +32,18 @@ from rootlessnet.drivers.target import Target
 from rootlessnet.errors import Error, hint, reason
 from rootlessnet.instance import (
     cleanup,
+    cni_results,
+    dns,
     follow,
     holder,
+    keeper,
     lease,
     lock,
     logfile,
     look,
     mounts,
     named,
+    portkeeper,
     resolvconf,
     state,
 )
@@ -208,6 +215,7 @@ class Supervisor:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._mirror = logfile.Mirror(instance.path(state.LOG), instance.name)
+        self._keeper = keeper.Keeper(instance)
 
     # -- making it ---------------------------------------------------------------------------------
 
@@ -241,6 +249,7 @@ class Supervisor:
             if mover:
                 self._finish_move(mover, report)
                 trace("start:scope")
+            self._keep_ports()
             self._publish("running")
             trace("start:published")
             starting.stay()
@@ -292,7 +301,9 @@ class Supervisor:
         finally:
             if mover:
                 mover.close()
+        self._keep_ports()
         self._republish()
+        self._keeper.adopt(self.pins)
         trace("adopt:published")
         self._follow()
         self._update_resolv_conf(settled=True)
@@ -342,6 +353,9 @@ class Supervisor:
             fallback=bool(options["dns_fallback"]),
             outdated=self._asks_another(),
         )
+
+    def _keep_ports(self) -> None:
+        self._ports = portkeeper.Keeper(self.instance, self._exit_read, self.log)
 
     def _asks_another(self) -> bool:
         """Whether the driver asks a name server that is not the host's any more."""
@@ -546,6 +560,8 @@ class Supervisor:
             moments.append(_RETRY)
         if self._follower.due:
             moments.append(self._follower.due - now)
+        if self._ports.retry_at:
+            moments.append(self._ports.retry_at - now)
         if unused and not watching:
             left = self._idle_since + self.settings.linger - now
             # Past it we are here only because somebody else holds the lock for a moment.
@@ -561,6 +577,8 @@ class Supervisor:
             self._wake_read,
             self._follower.fd,
             self._mirror.fd,
+            *self._keeper.descriptors(),
+            *self._ports.descriptors,
             *watched,
         ):
             if fd >= 0:
@@ -595,8 +613,10 @@ class Supervisor:
             self._restart_driver()
         if self._unpublished:
             self._republish()
+        self._ports.changed(ready)
         if self._mirror.fd in ready:
             self._mirror.changed()
+        self._keeper.look(ready, self.pins)
         if self._follower.fd in ready and self._follower.changed(now):
             # At once, as the mount over a replaced file is gone by now.
             self._update_resolv_conf(settled=False)
@@ -662,6 +682,9 @@ class Supervisor:
                 return _WAITING
             if lease.has_users(self.reader) or named.names(self.instance):
                 return _USED
+            if self._keeper.has_users():
+                self._keeper.finish_pending()
+                return _USED
             watched += self._keepers()
             if watched:
                 return _WAITING
@@ -672,7 +695,7 @@ class Supervisor:
 
     def _keepers(self) -> list[int]:
         """Descriptors to watch for those who use the instance without a lease."""
-        found = look.watch(look.inside(self.holder))
+        found = look.watch(look.inside(self.holder)) + cni_results.watch(self.instance)
         if self.holder_pidfd < 0 or look.extra_interfaces(self.holder.pid, _USUAL_INTERFACES):
             # Listening begins before the look, so that no change falls between them.
             events = look.link_events(self.pins)
@@ -685,11 +708,13 @@ class Supervisor:
     def _end(self) -> None:
         say("unused: ending")
         trace("end:decided")
+        self._ports.end()
         if self.driver_pid:
             signals.send(self.driver_pidfd, signals.SIGTERM)
             if not process.wait_for(self.driver_pidfd, 0.5):
                 signals.send(self.driver_pidfd, signals.SIGKILL)
         trace("end:driver")
+        dns.end(self.instance, self.holder.netns)
         # By what we know ourselves: the record may be damaged.
         if self.holder_pidfd >= 0:
             signals.send(self.holder_pidfd, signals.SIGKILL)
@@ -707,6 +732,8 @@ class Supervisor:
         try:
             if lease.has_users(self.reader) or look.inside(self.holder):
                 return
+            if self._keeper.has_users():
+                return
         except OSError:
             return
         for pidfd in (self.driver_pidfd, self.holder_pidfd):
@@ -722,7 +749,11 @@ class Supervisor:
         self.holder_pidfd = -1
         say(f"holder {self.holder.pid} has ended")
         if not (
-            lease.has_users(self.reader) or named.names(self.instance) or look.inside(self.holder)
+            lease.has_users(self.reader)
+            or named.names(self.instance)
+            or self._keeper.has_users()
+            or cni_results.names(self.instance)
+            or look.inside(self.holder)
         ):
             return False
         self._replace_lost_holder()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from rootlessnet.errors import Error
-from rootlessnet.instance import lease, named, paths, start, state
+from rootlessnet.instance import containers, lease, named, paths, start, state
 from rootlessnet.instance.clock import timestamp
 
 TYPE_CHECKING = False
@@ -62,7 +62,7 @@ def status(instance: Instance) -> dict[str, Any]:
         "linger": record["linger"],
         "leases": leases(instance),
         "ports": [],
-        "containers": [],
+        "containers": [containers.summary(record) for record in containers.records(instance)],
     }
 
 
@@ -127,7 +127,7 @@ def leases(instance: Instance) -> list[dict[str, Any]]:
     for item in found:
         if item["pid"] in foreground:
             item.update(id=foreground[item["pid"]], kind="named")
-    return found
+    return found + containers.leases(instance)
 
 
 def processes(instance: Instance) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ def processes(instance: Instance) -> list[dict[str, Any]]:
     if holder is None:
         return []
     pids = set(lease.holders(instance))
-    return _describe(look.inside(holder), pids)
+    return _describe(instance, look.inside(holder), pids)
 
 
 def users(instance: Instance) -> list[dict[str, Any]]:
@@ -148,12 +148,14 @@ def users(instance: Instance) -> list[dict[str, Any]]:
     holder = state.read_holder(instance)
     pids = set(lease.holders(instance))
     inside = set(look.inside(holder)) if holder else set()
-    return _describe(sorted(pids | inside), pids)
+    return _describe(instance, sorted(pids | inside), pids)
 
 
-def _describe(chosen: list[int], with_lease: set[int]) -> list[dict[str, Any]]:
+def _describe(instance: Instance, chosen: list[int], with_lease: set[int]) -> list[dict[str, Any]]:
     import psutil
 
+    record = state.read(instance)
+    supervisor = record["supervisor"]["pid"] if record else None
     found = []
     for pid in chosen:
         if pid == os.getpid():
@@ -163,6 +165,8 @@ def _describe(chosen: list[int], with_lease: set[int]) -> list[dict[str, Any]]:
             with process.oneshot():
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue
+                if process.ppid() == supervisor and process.name() == _OWN_NAME:
+                    continue  # a copy of it that has a look around
                 found.append(
                     {
                         "pid": pid,
@@ -176,6 +180,9 @@ def _describe(chosen: list[int], with_lease: set[int]) -> list[dict[str, Any]]:
         except psutil.Error:
             continue
     return found
+
+
+_OWN_NAME = "rootlessnet"
 
 
 def command_line(process: Any) -> str:

@@ -87,6 +87,22 @@ def make_slave(target: str) -> None:
         mount("", target, flags=MS_SLAVE)
 
 
+def bind(source: str, target: str) -> None:
+    """Let target be source too: MS_BIND of mount(2), without `mount` and its ctypes."""
+    try:
+        _call("mount", os.fsencode(source), os.fsencode(target), None, MS_BIND, None)
+    except ImportError:
+        mount(source, target, flags=MS_BIND)
+
+
+def detach(target: str) -> None:
+    """Unmount at once for all who look, later for those who use it: MNT_DETACH of umount2(2)."""
+    try:
+        _call("umount2", os.fsencode(target), MNT_DETACH)
+    except ImportError:
+        umount2(target, MNT_DETACH)
+
+
 def _call(name: str, *arguments: int | bytes | None) -> None:
     """Call a function of libc that returns an int. An int argument has to fit into C's int."""
     import _ctypes

@@ -1,28 +1,48 @@
-"""Named networks, for programs as for the commands: create, list_all, inspect, remove, prune.
+"""Named networks and the containers on them, for programs as for the commands.
 
     from rootlessnet.networks import api
-    from rootlessnet.networks.network import Network, Subnet
+    from rootlessnet.networks.connection import Connection
+    from rootlessnet.networks.network import Network
 
-    made = api.create(Network("lab", labels={"for": "tests"}))
-    print(made.subnets[0].subnet, [network.name for network in api.list_all()])
+    lab = api.create(Network("lab", labels={"for": "tests"}))
+    print(lab.subnets[0].subnet, [network.name for network in api.list_all()])
+    api.setup("web", [Connection("lab", aliases=["www"])], new=True)
+    print(api.inspect_container("web")["Networks"]["lab"]["IPAddress"])
+    api.teardown("web")
     api.remove("lab")
 
-They are podman's networks: same files, same lock, same backend, for the storage that podman's
-configuration names (HOME, XDG_*, CONTAINERS_CONF and CONTAINERS_STORAGE_CONF count). Everything is
-checked before the first change. All of them raise rootlessnet.errors.Error with podman's words; a
-damaged file is skipped with a warning on stderr.
+Networks: create, list_all, inspect, remove, prune. They are podman's: same files, same lock, same
+backend, for the storage that podman's configuration names (HOME, XDG_*, CONTAINERS_CONF and
+CONTAINERS_STORAGE_CONF count). A damaged file is skipped with a warning on stderr.
+
+Containers: setup, teardown, reload, connect, disconnect, list_containers, inspect_container,
+inspect_namespace, stats. They belong to an instance (`instance`, by default the one that the
+commands use), which setup starts if need be. The calling process stays where it is: a child of it
+goes inside.
+
+Everything is checked before the first change. All raise rootlessnet.errors.Error, with podman's
+words where podman has any.
 """
 
 from __future__ import annotations
 
 import os
 
-from rootlessnet.errors import Error, reason, warn
+from rootlessnet.errors import Error, Failures, reason, warn
+from rootlessnet.instance import containers as records
+from rootlessnet.instance import paths, start
 from rootlessnet.networks import backend, definition, files, users
 from rootlessnet.networks.files import Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from rootlessnet.instance.paths import Instance
+    from rootlessnet.instance.request import Requested
+    from rootlessnet.networks.attachment import Attachment
+    from rootlessnet.networks.connection import Connection
     from rootlessnet.networks.network import Network
 
 
@@ -59,10 +79,15 @@ def inspect(name: str) -> Network:
     return definition.find(_read(), name)
 
 
-def remove(name: str) -> Network:
-    """Remove a network that nobody uses and return what it was."""
+def remove(name: str, *, force: bool = False) -> Network:
+    """Remove a network that nobody uses and return what it was.
+
+    With force our containers are disconnected from it first; podman's own are podman's to remove.
+    """
     choice = backend.choose()
     others = users.podman_users()
+    if force:
+        _disconnect_all(inspect(name), others)
     with _lock(choice):
         network = definition.find(_load(choice), name)
         if network.name == _default_name():
@@ -75,7 +100,61 @@ def remove(name: str) -> Network:
             )
         choice.record()
         _remove_file(choice, network)
+    _remove_bridge(choice, network)
     return network
+
+
+def _disconnect_all(network: Network, others: dict[str, list[str]]) -> None:
+    if network.name == _default_name():
+        return  # it stays in any case, as `remove` will say
+    if network.name in others:
+        raise Error(
+            f'"{network.name}" has containers of podman: {", ".join(others[network.name])}',
+            hint=f"podman network rm --force {network.name} removes them with it",
+        )
+    failed: list[BaseException] = []
+    for instance in _instances():
+        for record in records.records(instance):
+            if network.name in record["networks"]:
+                try:
+                    disconnect(record["id"], network.name, instance=instance)
+                except Error as error:
+                    failed.append(error)
+    if failed:
+        raise Failures(f"disconnect containers from {network.name}", failed)
+
+
+def _instances() -> list[Instance]:
+    from rootlessnet.instance import view
+
+    return view.all_instances()
+
+
+def _remove_bridge_here(choice: backend.Choice, network: Network) -> None:
+    from rootlessnet.networks import bridge, cni
+
+    if choice.name == cni.NAME:
+        from rootlessnet.networks import cni_run
+
+        cni_run.remove_bridge(network)
+    else:
+        bridge.remove_unused(network.interface)
+
+
+def _remove_bridge(choice: backend.Choice, network: Network) -> None:
+    """Remove its bridge, which CNI's plugin leaves, from instances in which nothing is on it."""
+    if network.driver != "bridge" or not network.interface:
+        return
+    from rootlessnet.networks import bridge, inside
+
+    for instance in _instances():
+        try:
+            if bridge.is_in(instance, network.interface):
+                inside.run(instance, lambda: _remove_bridge_here(choice, network))
+        except (Error, OSError) as error:
+            # The instance may have ended just now, and the bridge with it.
+            if bridge.is_in(instance, network.interface):
+                warn(f"remove bridge {network.interface}: {reason(error)}")
 
 
 def prune() -> list[Network]:
@@ -94,6 +173,8 @@ def prune() -> list[Network]:
                 warn(f"remove network {name}: {reason(error)}")
                 continue
             removed.append(network)
+    for network in removed:
+        _remove_bridge(choice, network)
     return removed
 
 
@@ -131,3 +212,214 @@ def _remove_file(choice: backend.Choice, network: Network) -> None:
         pass
     except OSError as error:
         raise Error("remove the network's file") from error
+
+
+# -- containers ------------------------------------------------------------------------------------
+
+
+def setup(
+    id: str,
+    networks: Iterable[Connection] = (),
+    *,
+    new: bool = False,
+    pid: int = 0,
+    netns: str = "",
+    hostname: str = "",
+    publish: Iterable[str] = (),
+    instance: Instance | None = None,
+    requested: Requested | None = None,
+) -> dict[str, Any]:
+    """Attach a container to networks, by default to the default one; its record
+    (rootlessnet.instance.containers).
+
+    Which network namespace: a new one, that of a process, or that of a path; one of the three.
+    publish has rules as `-p` takes them. The instance is started if need be, with what is requested
+    of it.
+    """
+    from rootlessnet.instance.request import Requested
+    from rootlessnet.networks import connection, container_netns, containers, inside
+
+    records.check(id)
+    if (new, bool(pid), bool(netns)).count(True) != 1:
+        raise Error("one of a new network namespace, a process and a path has to be given")
+    kind = records.NEW if new else records.PID if pid else records.PATH
+    wanted = container_netns.Wanted(kind, path=os.path.abspath(netns) if netns else "", pid=pid)
+    if hostname:
+        connection.check_alias(hostname)
+    chosen = list(networks) or [connection.Connection(_default_name())]
+    choice, attachments = _attachments(chosen)
+    where = instance or paths.find()
+    publications = _publications(publish)
+    result: dict[str, Any] = inside.run(
+        where,
+        lambda: containers.setup(
+            where,
+            id,
+            wanted,
+            attachments,
+            backend=choice.name,
+            hostname=hostname,
+            publications=publications,
+        ),
+        undo=lambda: containers.teardown(where, id),
+        requested=requested or Requested(),
+    )
+    _settle(where, result)
+    return result
+
+
+def _publications(texts: Iterable[str]) -> list[list[Any]]:
+    """Rules as a container's record has them, as far as they can be checked by themselves."""
+    wanted = list(texts)
+    if not wanted:
+        return []
+    from rootlessnet.ports import rules
+
+    return [rule.as_list() for rule in rules.parse_all(wanted)]
+
+
+def teardown(id: str, *, instance: Instance | None = None) -> None:
+    """Detach a container from everything and forget it; one that is not there is no error.
+
+    Its namespace, and even the instance, may be gone. Raises Failures after all steps.
+    """
+    from rootlessnet.networks import containers, inside
+
+    records.check(id)
+    where = instance or paths.find()
+    start.heal(where)  # of an instance that was killed as a whole nothing is left to tear down
+    if _is_known(where, id):
+        inside.run(where, lambda: containers.teardown(where, id))
+
+
+def teardown_gone(*, instance: Instance | None = None) -> list[str]:
+    """Tear down the containers whose network namespace is gone; their ids."""
+    from rootlessnet.networks import containers, inside
+
+    where = instance or paths.find()
+    start.heal(where)
+    if not records.names(where):
+        return []
+    return list(inside.run(where, lambda: containers.teardown_gone(where)))
+
+
+def reload(id: str, *, instance: Instance | None = None) -> None:
+    """Restore firewall rules, interfaces and ports of a container; IP and MAC stay."""
+    from rootlessnet.networks import containers, inside
+
+    where = instance or paths.find()
+    record = _known(where, id)
+    inside.run(where, lambda: containers.reload(where, id))
+    _settle(where, record)
+
+
+def connect(id: str, network: Connection, *, instance: Instance | None = None) -> dict[str, Any]:
+    """Attach a container to one more network; its record."""
+    from rootlessnet.networks import containers, inside
+
+    where = instance or paths.find()
+    choice, (attachment,) = _attachments([network])
+    _known(where, id)
+    result: dict[str, Any] = inside.run(
+        where, lambda: containers.connect(where, id, attachment, choice.name)
+    )
+    _settle(where, result)
+    return result
+
+
+def disconnect(id: str, network: str, *, instance: Instance | None = None) -> None:
+    """Detach a container from a network, which may have been removed meanwhile."""
+    from rootlessnet.networks import containers, inside
+
+    where = instance or paths.find()
+    record = _known(where, id)
+    name = network
+    if name not in record["networks"]:
+        name = inspect(network).name
+    inside.run(where, lambda: containers.disconnect(where, id, name))
+
+
+def list_containers(*, instance: Instance | None = None) -> list[dict[str, Any]]:
+    """All containers of the instance, as `container ls --json` shows them."""
+    where = instance or paths.find()
+    start.heal(where)
+    return [records.summary(record) for record in records.records(where)]
+
+
+def inspect_container(id: str, *, instance: Instance | None = None) -> dict[str, Any]:
+    """podman's NetworkSettings of a container."""
+    from rootlessnet.networks import describe
+
+    return describe.settings(_known(instance or paths.find(), id))
+
+
+def inspect_namespace(
+    *, pid: int = 0, netns: str = "", instance: Instance | None = None
+) -> dict[str, Any]:
+    """The same of a network namespace in the instance that somebody else has set up."""
+    from rootlessnet.networks import container_netns, describe, inside
+
+    kind = records.PID if pid else records.PATH
+    wanted = container_netns.Wanted(kind, path=os.path.abspath(netns) if netns else "", pid=pid)
+
+    def look() -> dict[str, Any]:
+        fd = container_netns.open_wanted(wanted)
+        try:
+            return describe.joined(fd, wanted.path)
+        finally:
+            os.close(fd)
+
+    result: dict[str, Any] = inside.run(instance or paths.find(), look)
+    return result
+
+
+def stats(id: str, *, instance: Instance | None = None) -> dict[str, Any]:
+    """What went through the interfaces of a container: each one's counters and their sum."""
+    from rootlessnet.networks import container_netns, describe, inside
+
+    where = instance or paths.find()
+    record = _known(where, id)
+
+    def look() -> dict[str, Any]:
+        fd = container_netns.open_again(record)
+        if fd is None:
+            raise Error(f"the network namespace of container {id} is gone")
+        try:
+            return describe.counters(id, fd)
+        finally:
+            os.close(fd)
+
+    result: dict[str, Any] = inside.run(where, look)
+    return result
+
+
+def _attachments(wanted: Iterable[Connection]) -> tuple[backend.Choice, list[Attachment]]:
+    """The backend that counts, and what is wanted of it, checked."""
+    from rootlessnet.networks import connection
+
+    choice = backend.choose()
+    with Lock(f"{choice.module.directory()}/{choice.module.LOCK}", to_change=False):
+        networks = _load(choice)
+    attachments = connection.resolve(wanted, networks)
+    connection.backend_limits(attachments, choice.name)
+    choice.record()
+    return choice, attachments
+
+
+def _settle(instance: Instance, record: dict[str, Any]) -> None:
+    if any(item["network"].get("dns_enabled") for item in record["networks"].values()):
+        from rootlessnet.networks import aardvark
+
+        aardvark.move(instance)
+
+
+def _is_known(instance: Instance, id: str) -> bool:
+    return os.path.lexists(records.path(instance, id))
+
+
+def _known(instance: Instance, id: str) -> dict[str, Any]:
+    records.check(id)
+    record = records.read(instance, id)
+    if record is None:
+        raise Error(f"no container with ID {id} found: no such container")
+    return record

@@ -14,6 +14,8 @@ its rootless netns' Do. `work` is a directory of the instance for their own file
 
 from __future__ import annotations
 
+from rootlessnet.instance.paths import sha256
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -75,3 +77,8 @@ class Container:
 Status = dict[str, "Any"]
 """podman's StatusBlock: {"interfaces": {NAME: {"mac_address": …, "subnets": [{"ipnet": "A/N",
 "gateway": …}]}}, "dns_server_ips": […], "dns_search_domains": […]}."""
+
+
+def hashed(id: str) -> str:
+    """64 hexadecimal digits that are no part of another container's."""
+    return sha256(id)

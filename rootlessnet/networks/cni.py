@@ -15,8 +15,9 @@ import os
 
 from rootlessnet.config import containers
 from rootlessnet.config import network as config
-from rootlessnet.errors import Error, warn
+from rootlessnet.errors import Error, reason, warn
 from rootlessnet.networks import conflist, definition, gojson, subnets
+from rootlessnet.networks.cni_plugins import Plugins
 from rootlessnet.networks.network import NAME_RULE, is_name, timestamp
 
 TYPE_CHECKING = False
@@ -31,6 +32,7 @@ LOCK = "cni.lock"
 SUFFIX = ".conflist"
 
 _PREFIX = "cni-podman"
+_VERSION_SECONDS = 5.0
 
 
 def directory() -> str:
@@ -113,11 +115,10 @@ def file_of(network: Network, path: str) -> str:
 
 
 class _Versions:
-    """Which plugins there are and which versions of the specification they speak: each is asked
-    once."""
+    """Which plugins there are and which versions of the specification they speak."""
 
     def __init__(self, directories: list[str]) -> None:
-        self._directories = directories
+        self._plugins = Plugins(directories, os.environ, _VERSION_SECONDS)
         self._known: dict[str, tuple[str, list[str]]] = {}
 
     def check(self, parsed: dict[str, Any]) -> list[str]:
@@ -138,30 +139,10 @@ class _Versions:
         return found
 
     def _ask(self, kind: str) -> tuple[str, list[str]]:
-        import json
-
-        from rootlessnet.kernel import spawn
-
-        if "/" in kind:
-            return f"invalid plugin name: {kind}", []
-        for directory in self._directories:
-            path = f"{directory}/{kind}"
-            if os.path.isfile(path):
-                break
-        else:
-            listed = " ".join(self._directories)
-            return f"failed to find plugin {gojson.quote(kind)} in path [{listed}]", []
-        dummies = dict.fromkeys(("CNI_NETNS", "CNI_IFNAME", "CNI_PATH"), "dummy")
         try:
-            status, text = spawn.Output(
-                [path], {**os.environ, "CNI_COMMAND": "VERSION", **dummies}
-            ).finish()
-            versions = json.loads(text)["supportedVersions"]
-            if status or not isinstance(versions, list):
-                raise ValueError
-        except (OSError, Error, ValueError, KeyError, TypeError):
-            return f"plugin {kind} does not tell its versions: {path}", []
-        return "", versions
+            return "", self._plugins.versions(kind)
+        except Error as error:
+            return reason(error), []
 
 
 # -- making ----------------------------------------------------------------------------------------

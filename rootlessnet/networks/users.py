@@ -1,6 +1,6 @@
 """Who uses a network: the containers of every instance of this user, and podman's.
 
-<state directory of an instance>/containers/<id>    JSON, with an object `networks` by name
+<state directory of an instance>/containers/        rootlessnet.instance.containers
 
 The networks belong to podman's storage, the instances to a static dir each, so any instance may
 have containers on a network. A record that cannot be read counts as a user of every network: it is
@@ -16,6 +16,7 @@ import os
 
 from rootlessnet.config import containers
 from rootlessnet.errors import Error
+from rootlessnet.instance import containers as records
 from rootlessnet.instance import paths
 from rootlessnet.networks import storage
 
@@ -23,7 +24,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootlessnet.networks.network import Network
 
-CONTAINERS = "containers"
 _PATIENCE = 30.0
 
 
@@ -40,24 +40,17 @@ def users_of(network: Network) -> list[str]:
 def _users_in(instance: paths.Instance, network: Network) -> list[str]:
     import json
 
-    directory = instance.path(CONTAINERS)
-    try:
-        names = sorted(os.listdir(directory))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
     found = []
-    for name in names:
-        if name.endswith(".new"):
-            continue
+    for id in records.names(instance):
         try:
-            with open(f"{directory}/{name}", "rb") as file:
+            with open(records.path(instance, id), "rb") as file:
                 is_user = network.name in json.loads(file.read(1 << 20))["networks"]
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError):
             is_user = True
         if is_user:
-            found.append(name)
+            found.append(id)
     return found
 
 

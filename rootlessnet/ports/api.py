@@ -1,0 +1,210 @@
+"""Publish ports of an instance: what commands and the container code call.
+
+    taken = start.use(instance, requested)            the instance runs, and keeps running meanwhile
+    api.add(instance, "container:ID", rules, target)  all of the rules, or an Error and none
+    api.retarget(instance, "container:ID", target)    its addresses are others now
+    api.remove(instance, "container:ID")              no more
+
+The owner says when rules go: "user" when they are removed, "container:ID" and "named:NAME" with the
+record of that container or named lease, and those of `hold` with the last process that has its
+descriptor. Without a target a rule leads to the instance's own address. The listing needs no
+forwarder.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from rootlessnet.errors import Error, warn
+from rootlessnet.instance import portkeeper, start, state
+from rootlessnet.ports import control, files, rules
+from rootlessnet.ports.target import Target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from rootlessnet.instance.paths import Instance
+    from rootlessnet.ports.rules import Rule
+
+USER = files.USER
+_START_SECONDS = 10.0
+_SECONDS = 60.0
+_PAUSE = 0.003
+
+
+def container(identity: str) -> str:
+    """The owner of a container's ports."""
+    return f"{files.CONTAINER}:{identity}"
+
+
+def named(name: str) -> str:
+    """The owner of the ports of a named lease."""
+    return f"{files.NAMED}:{name}"
+
+
+def behind_bridge(identity: str, v4: str, v6: str, netns: str = "") -> Target:
+    """Where a container's rules lead: its addresses ("" where it has none) and, if it is known, the
+    path of its network namespace inside the instance. Without addresses they lead nowhere: TCP
+    is refused."""
+    return Target(v4, v6, local=False, name=identity, netns=netns)
+
+
+def add(
+    instance: Instance,
+    owner: str,
+    wanted: Sequence[Rule],
+    target: Target | None = None,
+    *,
+    source_ip: str = "",
+) -> list[Rule]:
+    """Publish rules of an owner; the rules with the ports that were chosen. Raises Error, and then
+    none of them is published. The caller has a lease, so that the instance stays."""
+    if not wanted:
+        return []
+    _check(instance, wanted)
+    answer = _ask(
+        instance,
+        {
+            "do": "add",
+            "owner": owner,
+            "rules": [rule.as_list() for rule in wanted],
+            "target": target.as_dict() if target else None,
+            "source_ip": source_ip,
+        },
+    )
+    for text in answer.get("warnings", []):
+        warn(text)
+    return [rules.from_list(one) for one in answer["rules"]]
+
+
+def remove(instance: Instance, owner: str, which: Sequence[Rule] | None = None) -> int:
+    """Withdraw an owner's rules, all or those; how many there were. Raises Error."""
+    if not _mine(instance, owner):
+        return 0
+    chosen = None if which is None else [rule.as_list() for rule in which]
+    return int(_ask(instance, {"do": "remove", "owner": owner, "rules": chosen})["removed"])
+
+
+def retarget(instance: Instance, owner: str, target: Target) -> int:
+    """Let an owner's rules lead elsewhere; how many. Open connections go on. Raises Error."""
+    if not _mine(instance, owner):
+        return 0
+    request = {"do": "retarget", "owner": owner, "target": target.as_dict()}
+    return int(_ask(instance, request)["retargeted"])
+
+
+def listing(instance: Instance) -> list[dict[str, Any]]:
+    """One object for each published port, as `status --json` has them."""
+    return [entry for _, rule, name in records(instance) for entry in rule.entries(name)]
+
+
+def records(instance: Instance) -> list[tuple[str, Rule, str]]:
+    """(owner, rule, name of the target) of every rule, as they are recorded."""
+    found = files.read(instance)
+    own = ""
+    if any(record["target"] is None for record in found):
+        running = state.read(instance)
+        own = str(running["driver"]["address"]) if running else ""
+    return [
+        (
+            record["owner"],
+            record["rule"],
+            own if record["target"] is None else str(record["target"].get("name", "")),
+        )
+        for record in found
+    ]
+
+
+def hold(instance: Instance, wanted: Sequence[Rule], *, source_ip: str = "") -> int:
+    """Publish rules that go with a descriptor, which the caller owns: when the last process that
+    has it has ended, in whatever way, they are withdrawn. Raises Error."""
+    import secrets
+
+    owner = f"{files.LEASE}:{secrets.token_hex(8)}"
+    path = files.fifo(instance, owner)
+    fd = -1
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        os.mkfifo(path, 0o600)
+        # Both ways: it need not wait for the reader, and outlives one.
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        add(instance, owner, wanted, source_ip=source_ip)
+    except BaseException as error:
+        if fd >= 0:
+            os.close(fd)
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
+        if isinstance(error, OSError):
+            raise Error("publish ports") from error
+        raise
+    return fd
+
+
+def _mine(instance: Instance, owner: str) -> bool:
+    return any(record["owner"] == owner for record in files.read(instance))
+
+
+def _check(instance: Instance, wanted: Sequence[Rule]) -> None:
+    """What can be said without the forwarder."""
+    running = state.read(instance)
+    if running and running["driver"]["options"].get("port_handler") == "slirp4netns":
+        from rootlessnet.ports import slirp
+
+        for rule in wanted:
+            slirp.check(rule)
+
+
+def _ask(instance: Instance, request: dict[str, Any]) -> dict[str, Any]:
+    import json
+
+    data = json.dumps(request).encode() + b"\n"
+    if len(data) > control.MAX_LINE:
+        raise Error("publish ports: these are too many rules at once", hint="use a range")
+    with _connect(instance) as connection:
+        try:
+            connection.sendall(data)
+            reply = b""
+            while not reply.endswith(b"\n"):
+                chunk = connection.recv(1 << 16)
+                if not chunk:
+                    raise ConnectionResetError(104, "the forwarder has gone away")
+                reply += chunk
+        except OSError as error:
+            raise Error(
+                f"ask the port forwarder: {error.strerror or error}",
+                hint="run it again; rootlessnet logs shows what has happened",
+            ) from None
+    answer: dict[str, Any] = json.loads(reply)
+    if "error" in answer:
+        raise Error(answer["error"], hint=answer.get("hint", ""))
+    return answer
+
+
+def _connect(instance: Instance) -> Any:
+    """A connection to the forwarder, which is started if need be."""
+    path = files.path(instance, files.SOCKET)
+    deadline = time.monotonic() + _START_SECONDS
+    wanted = 0.0
+    while True:
+        try:
+            return control.connect(path, _SECONDS)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise Error(
+                    "start the port forwarder: no answer",
+                    hint="see why: rootlessnet logs",
+                ) from error
+        if time.monotonic() > wanted:
+            # Asked for again now and then: the one that was there may have been about to end.
+            wanted = time.monotonic() + 1.0
+            start.heal(instance)
+            try:
+                portkeeper.want(instance)
+            except OSError as error:
+                raise Error("ask for the port forwarder") from error
+        time.sleep(_PAUSE)

@@ -1,0 +1,217 @@
+"""Lets a port of the host listen while something inside does.
+
+So a client is refused by the kernel when nobody would answer it, instead of being accepted and
+reset. That a listener inside has ended the kernel tells (rootlessnet.ports.diag); that a new one is
+there it does not, so as long as a port is shut it is looked after: often at first, and after
+somebody has entered, more seldom when nothing comes of it. While all ports are open nothing is
+done.
+
+Behind a bridge this needs the path of the container's namespace; without it the port always
+listens.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from rootlessnet.instance.logfile import say
+from rootlessnet.ports.diag import Diag, Ends
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rootlessnet.ports.group import Group
+
+_FAST, _SLOW, _IDLE = 0.002, 0.01, 0.05
+_FAST_SECONDS, _SLOW_SECONDS = 10.0, 120.0
+_SHARE = 50
+"""Of the time at most one part in so many goes into looking."""
+_LET_GO_SECONDS = 2.0
+_MANY = 12
+"""Ports from which one look at all listeners is cheaper than one at each."""
+
+
+class _Place:
+    """One network namespace."""
+
+    def __init__(self, path: str, fetch: Callable[[str], int]) -> None:
+        self.path = path
+        self.diag = Diag(fetch(path))
+        self.ends = Ends(fetch(path))
+
+    def close(self) -> None:
+        self.diag.close()
+        self.ends.close()
+
+
+class Gate:
+    """fetch gives a sock_diag socket of the namespace of a path ("" for the instance's); changed is
+    told which ports of a group now listen and which do not any more."""
+
+    def __init__(
+        self,
+        fetch: Callable[[str], int],
+        changed: Callable[[list[tuple[Group, int]], list[tuple[Group, int]]], None],
+    ) -> None:
+        self._fetch = fetch
+        self._changed = changed
+        self._places: dict[str, _Place | None] = {}
+        self._since = time.monotonic()
+        self._gated: list[Group] = []
+        self._gone: set[str] = set()
+        self._shut: list[Group] = []
+        self.due = 0.0
+
+    @property
+    def descriptors(self) -> list[int]:
+        return [place.ends.fd for place in self._places.values() if place]
+
+    def stir(self) -> None:
+        """Something may begin to listen soon."""
+        self._since = time.monotonic()
+        if self._shut:
+            self.due = min(self.due or self._since, self._since + _FAST)
+
+    def update(self, groups: Iterable[Group]) -> None:
+        """Look at all rules, as some are new, gone, or lead elsewhere."""
+        gated = [group for group in groups if group.is_gated and group.sockets]
+        wanted = {group.target.netns for group in gated}
+        for path in set(self._places) - wanted:
+            gone = self._places.pop(path)
+            self._gone.discard(path)
+            if gone:
+                gone.close()
+        for path in wanted - set(self._places):
+            try:
+                self._places[path] = _Place(path, self._fetch)
+            except OSError as error:
+                say(f"see who listens in {path or 'the instance'}: {error.strerror}")
+                self._places[path] = None
+        self._gated = gated
+        self._look([(group, n) for group in gated for n in range(len(group.open)) if group.open[n]])
+        self._since = time.monotonic()
+        self.tick()
+
+    def forget(self) -> None:
+        """The sockets are of a helper that is gone: begin again with `update`."""
+        for place in self._places.values():
+            if place:
+                place.close()
+        self._places.clear()
+
+    def ended(self, ready: set[int]) -> None:
+        """Listeners inside have gone."""
+        for path, place in self._places.items():
+            if place and place.ends.fd in ready:
+                ports = place.ends.read()
+                if ports:
+                    self.recheck(
+                        lambda group, path=path: group.target.netns == path,  # type: ignore[misc]
+                        ports,
+                    )
+
+    def recheck(self, which: Callable[[Group], bool], ports: Iterable[int]) -> None:
+        """Look again at who leads to these ports."""
+        chosen = [
+            (group, port - group.rule.port)
+            for group in self._gated
+            if which(group)
+            for port in ports
+            if group.has_port(port)
+        ]
+        if chosen:
+            self._look(chosen)
+            self.stir()
+
+    def tick(self) -> None:
+        """Look whether something listens by now on what is shut."""
+        began = time.monotonic()
+        self._let_go()
+        self._shut = [group for group in self._gated if not all(group.open)]
+        self._look(self._candidates())
+        self._schedule(time.monotonic() - began)
+
+    def _let_go(self) -> None:
+        """Our sockets must not be what keeps a container's namespace: where its path has gone, they
+        are closed, and the ports are shut for good."""
+        for path, place in self._places.items():
+            if place and path and not os.path.exists(path):
+                place.close()
+                self._places[path] = None
+                self._gone.add(path)
+                self._look(
+                    [
+                        (group, index)
+                        for group in self._gated
+                        if group.target.netns == path
+                        for index in range(group.rule.count)
+                    ]
+                )
+
+    def _candidates(self) -> list[tuple[Group, int]]:
+        """The ports that are shut; of many only those on which something listens somewhere."""
+        if sum(group.rule.count for group in self._shut) <= _MANY:
+            return [
+                (group, index)
+                for group in self._shut
+                for index in range(group.rule.count)
+                if not group.open[index]
+            ]
+        found = []
+        ports: dict[str, set[int]] = {}
+        for group in self._shut:
+            path = group.target.netns
+            place = self._places.get(path)
+            if place is None:
+                found += [(group, index) for index in range(group.rule.count)]
+                continue
+            if path not in ports:
+                try:
+                    ports[path] = place.diag.listening()
+                except OSError:
+                    ports[path] = set()
+            first = group.rule.port
+            found += [
+                (group, port - first)
+                for port in ports[path]
+                if group.has_port(port) and not group.open[port - first]
+            ]
+        return found
+
+    def _schedule(self, cost: float) -> None:
+        self._shut = [group for group in self._gated if not all(group.open)]
+        now = time.monotonic()
+        shut = [group for group in self._shut if group.target.netns not in self._gone]
+        if not shut:
+            watched = any(path and place for path, place in self._places.items())
+            self.due = now + _LET_GO_SECONDS if watched else 0.0
+            return
+        age = now - self._since
+        pause = _FAST if age < _FAST_SECONDS else _SLOW if age < _SLOW_SECONDS else _IDLE
+        self.due = now + max(pause, cost * _SHARE)
+
+    def _look(self, ports: list[tuple[Group, int]]) -> None:
+        opened: list[tuple[Group, int]] = []
+        shut: list[tuple[Group, int]] = []
+        for group, index in ports:
+            try:
+                wanted = self._listens(group, index)
+                if group.set_open(index, wanted):
+                    (opened if wanted else shut).append((group, index))
+            except OSError as error:
+                say(f"let {group.rule} listen: {error.strerror}")
+        if opened or shut:
+            self._changed(opened, shut)
+        self._shut = [group for group in self._gated if not all(group.open)]
+
+    def _listens(self, group: Group, index: int) -> bool:
+        addresses = [each for each in (group.target.v4, group.target.v6) if each]
+        if not addresses:
+            return False
+        place = self._places.get(group.target.netns)
+        if place is None:
+            return group.target.netns not in self._gone
+        port = group.rule.port + index
+        return any(place.diag.is_listening(address, port) for address in addresses)

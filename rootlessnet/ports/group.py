@@ -1,0 +1,68 @@
+"""A rule that is in force: its sockets at the host, its target, and which of its ports listen."""
+
+from __future__ import annotations
+
+from rootlessnet.ports import listeners
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+
+    from rootlessnet.ports.rules import Rule
+    from rootlessnet.ports.target import Target
+
+
+class Group:
+    """number names it to the workers; numbers are its listeners', in the order of its ports. own is
+    true when it leads to the instance itself, whose addresses may change."""
+
+    def __init__(
+        self, number: int, owner: str, rule: Rule, target: Target, *, own: bool, source_ip: str
+    ) -> None:
+        self.number = number
+        self.owner = owner
+        self.rule = rule
+        self.target = target
+        self.own = own
+        self.source_ip = source_ip
+        self.bound: listeners.Bound | None = None
+        self.first = 0
+        self.open = bytearray(rule.count)
+        self.forwards: list[int] = []
+        """slirp4netns' numbers, where that forwards."""
+        self.exposed = False
+        """Whether the host of this virtual machine was told."""
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether it is known who listens inside."""
+        return self.rule.proto == "tcp" and (self.target.local or bool(self.target.netns))
+
+    @property
+    def sockets(self) -> list[_socket.socket]:
+        return self.bound.sockets if self.bound else []
+
+    def number_of(self, index: int) -> int:
+        """The listener of a port."""
+        return self.first + index
+
+    def has_port(self, port: int) -> bool:
+        """Whether one of its ports leads to this port inside."""
+        return self.rule.port <= port < self.rule.port + self.rule.count
+
+    def set_open(self, index: int, wanted: bool) -> bool:
+        """Let the port listen or not; whether that is a change. Raises OSError."""
+        if bool(self.open[index]) == wanted or not self.sockets:
+            return False
+        if wanted:
+            listeners.listen(self.sockets[index])
+        else:
+            listeners.shut(self.sockets[index])
+        self.open[index] = wanted
+        return True
+
+    def close(self) -> None:
+        """Give the ports back."""
+        if self.bound:
+            self.bound.close()
+            self.bound = None

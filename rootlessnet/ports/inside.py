@@ -1,0 +1,224 @@
+"""What the instance's network namespace needs so that a forwarded connection keeps its client's
+address, and the sockets that are made in it.
+
+A socket belongs to the namespace in which it was made, wherever it is used. One that is bound to
+the client's own address (IP_TRANSPARENT) shows that to the server; what is left to do is to bring
+the server's answers back to it, as in this namespace nobody has that address:
+
+    a server in the namespace itself      the socket is marked; the kernel gives an accepted
+                                          connection the mark of its first packet
+                                          (tcp_fwmark_accept), and answers with the mark are
+                                          delivered here (a rule and a table with one local route)
+    the same by UDP                       connection tracking carries the mark instead
+    a server behind a bridge              what arrives for a transparent socket gets the mark
+
+TCP within the namespace needs nothing but the kernel; the other two need nft(8).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from rootlessnet.errors import reason
+from rootlessnet.kernel import libc, namespaces, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+
+MARK = 0x726E
+TABLE = 0x726E
+_PRIORITY = 0x726E
+
+_NFT = f"""\
+add table inet rootlessnet_ports
+delete table inet rootlessnet_ports
+table inet rootlessnet_ports {{
+    chain prerouting {{
+        type filter hook prerouting priority mangle; policy accept;
+        meta l4proto {{ tcp, udp }} socket transparent 1 meta mark set {MARK}
+    }}
+    chain output {{
+        type route hook output priority mangle; policy accept;
+        meta l4proto udp meta mark {MARK} ct mark set {MARK}
+        meta l4proto udp ct direction reply ct mark {MARK} meta mark set {MARK}
+    }}
+}}
+"""
+
+LOCAL = "local"
+FILTER = "filter"
+
+
+def prepare(userns: int, netns: int) -> dict[str, str]:
+    """Make both kinds of answers come back; what does not work, and why.
+
+    userns and netns are descriptors; done in a child that joins them, and can be done twice.
+    """
+    import json
+
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        # --- child ---
+        try:
+            problems = {}
+            try:
+                join(userns, netns)
+                _routes()
+            except OSError as error:
+                problems[LOCAL] = reason(error)
+            try:
+                _filter()
+            except OSError as error:
+                problems[FILTER] = reason(error)
+            os.write(write, json.dumps(problems).encode())
+        finally:
+            os._exit(0)
+    # --- parent ---
+    os.close(write)
+    try:
+        with os.fdopen(read, "rb") as file:
+            text = file.read(65536)
+    finally:
+        os.waitpid(pid, 0)
+    if not text:
+        return dict.fromkeys((LOCAL, FILTER), "the helper process died")
+    return dict(json.loads(text))
+
+
+def join(userns: int, netns: int) -> None:
+    """Move this process, which has one thread, into the two namespaces. Raises OSError."""
+    join_user(userns)
+    libc.setns(netns, libc.CLONE_NEWNET)
+
+
+def join_user(userns: int) -> None:
+    """Move this process into the user namespace; nothing is done when it is there already."""
+    if os.fstat(userns).st_ino != namespaces.inode("self", "user"):
+        libc.setns(userns, libc.CLONE_NEWUSER)
+
+
+def _filter() -> None:
+    import errno
+
+    program = spawn.find("nft")
+    if program is None:
+        raise OSError(errno.ENOENT, "not found (Debian: apt install nftables)", "nft")
+    read, write = os.pipe()
+    out_read, out_write = os.pipe()
+    pid = spawn.start([program, "-f", "-"], descriptors={0: read, 1: out_write, 2: out_write})
+    os.close(read)
+    os.close(out_write)
+    os.write(write, _NFT.encode())
+    os.close(write)
+    with os.fdopen(out_read, "rb") as file:
+        said = file.read(4096).decode(errors="replace")
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:
+        first = said.strip().partition("\n")[0] or "failed"
+        raise OSError(errno.EOPNOTSUPP, first.removeprefix("/dev/stdin:"), "nft")
+
+
+# -- the rule and the route, by rtnetlink(7) --
+# --------------------------------------------------------
+
+_RTM_NEWROUTE = 24
+_RTM_NEWRULE = 32
+_REQUEST_ACK_CREATE_EXCL = 0x1 | 0x4 | 0x400 | 0x200
+_FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE = 6, 10, 15
+_FR_ACT_TO_TBL = 1
+_RTA_OIF, _RTA_TABLE = 4, 15
+_RTN_LOCAL = 2
+_RT_SCOPE_HOST = 254
+_RTPROT_STATIC = 4
+_LOOPBACK = 1
+"""Its number in every network namespace (LOOPBACK_IFINDEX)."""
+
+
+def _routes() -> None:
+    import socket
+
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:
+        netlink.bind((0, 0))
+        for family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                _ask(netlink, _RTM_NEWRULE, _rule(family))
+                _ask(netlink, _RTM_NEWROUTE, _route(family))
+            except OSError as error:
+                if family == socket.AF_INET:
+                    raise
+                if error.errno != 97:  # EAFNOSUPPORT: a kernel without IPv6
+                    raise
+    with open("/proc/sys/net/ipv4/tcp_fwmark_accept", "w", encoding="ascii") as file:
+        file.write("1")
+
+
+def _rule(family: int) -> bytes:
+    header = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
+    return header + b"".join(
+        struct.pack("=HHI", 8, kind, value)
+        for kind, value in ((_FRA_PRIORITY, _PRIORITY), (_FRA_FWMARK, MARK), (_FRA_TABLE, TABLE))
+    )
+
+
+def _route(family: int) -> bytes:
+    header = struct.pack(
+        "=BBBBBBBBI", family, 0, 0, 0, 0, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL, 0
+    )
+    return header + b"".join(
+        struct.pack("=HHI", 8, kind, value)
+        for kind, value in ((_RTA_OIF, _LOOPBACK), (_RTA_TABLE, TABLE))
+    )
+
+
+def _ask(netlink: _socket.socket, kind: int, body: bytes) -> None:
+    """Send one request and wait for its answer. Raises OSError; EEXIST is as good as done."""
+    netlink.send(struct.pack("=IHHII", 16 + len(body), kind, _REQUEST_ACK_CREATE_EXCL, 1, 0) + body)
+    answer = netlink.recv(65536)
+    (code,) = struct.unpack_from("=i", answer, 16)
+    if code and -code != 17:  # EEXIST
+        raise OSError(-code, os.strerror(-code), "policy routing")
+
+
+# -- sockets
+# ----------------------------------------------------------------------------------------
+
+_SOL_IP, _SOL_IPV6 = 0, 41
+_IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
+_SO_MARK = 36
+_UDP_BUFFER = 4 << 20
+
+
+def make(kind: str) -> _socket.socket:
+    """A socket of this namespace: "t" or "u" for the protocol, "4" or "6", and "m" when it is
+    marked ("-" when not). It may be bound to an address that nobody has here. Raises OSError."""
+    import socket
+
+    proto, version, mark = kind[0], kind[1], kind[2]
+    family = socket.AF_INET if version == "4" else socket.AF_INET6
+    made = socket.socket(
+        family,
+        (socket.SOCK_STREAM if proto == "t" else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK,
+    )
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if proto == "t":
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        else:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UDP_BUFFER)
+        try:
+            if version == "4":
+                made.setsockopt(_SOL_IP, _IP_TRANSPARENT, 1)
+            else:
+                made.setsockopt(_SOL_IPV6, _IPV6_TRANSPARENT, 1)
+            if mark == "m":
+                made.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK)
+        except PermissionError:
+            pass  # the client's address will not be kept, as binding to it fails
+    except BaseException:
+        made.close()
+        raise
+    return made

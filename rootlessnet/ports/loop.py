@@ -1,0 +1,410 @@
+"""A worker: one process, one epoll, as many connections as there are descriptors.
+
+All workers have all TCP listeners; who is idle accepts. One that has more connections than another
+hands a new one over, so that a few that move much data do not end up in one process. A rule's UDP
+socket belongs to one worker.
+
+What the forwarder tells it, as JSON with descriptors:
+
+    listen     new sockets of a group (a rule), which all lead to one target
+    gate       which listeners to watch, and which not, as they do not listen at the moment
+    target     a group leads elsewhere
+    close      a group is no more; connections go on
+    pool       another helper makes the sockets inside
+
+When the forwarder is gone a worker closes all listeners at once, so that the next forwarder can
+have the ports, and goes on with what is open until that has ended, or the instance has.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import heapq
+import os
+import resource
+import select
+import time
+
+from rootlessnet.instance.logfile import say
+from rootlessnet.ports import pool as pools
+from rootlessnet.ports import tcp, udp
+from rootlessnet.ports.target import Target, from_dict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+BUFFER = 4 << 20
+_MANY_DESCRIPTORS = 4096
+_RESERVE = 320
+"""Descriptors for all that is no connection: pools, channels, a few on their way."""
+_PAUSE = 0.05
+_UNBALANCED = 8
+_MAX_MESSAGE = 65536
+MOST_DESCRIPTORS = 100
+
+_IN = select.EPOLLIN
+_LISTEN = select.EPOLLIN | select.EPOLLEXCLUSIVE
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Listener:
+    """A listening socket; watched while it really listens."""
+
+    __slots__ = ("loop", "number", "port", "sock", "target", "wanted", "watched")
+
+    def __init__(
+        self, loop: Loop, number: int, sock: _socket.socket, target: Target, port: int
+    ) -> None:
+        self.loop = loop
+        self.number = number
+        self.sock = sock
+        self.target = target
+        self.port = port
+        self.wanted = self.watched = False
+
+    def watch(self, wanted: bool) -> None:
+        """Accept, or do not for now."""
+        self.wanted = wanted
+        self._register(wanted and not self.loop.full)
+
+    def pause(self) -> None:
+        self._register(False)
+
+    def go_on(self) -> None:
+        self._register(self.wanted)
+
+    def _register(self, watched: bool) -> None:
+        if watched and not self.watched:
+            self.loop.watch(self.sock.fileno(), _LISTEN, self.ready)
+        elif self.watched and not watched:
+            self.loop.forget(self.sock.fileno(), unregister=True)
+        self.watched = watched
+
+    def ready(self, mask: int) -> None:
+        loop = self.loop
+        if mask & ~_IN:
+            # It does not listen any more; the forwarder will tell when it does.
+            self.watch(False)
+            return
+        try:
+            fd, address = self.sock._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return  # another worker has it
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                loop.pause()
+            return  # ECONNABORTED and the like are about one connection
+        client = _socket.socket(self.sock.family, _socket.SOCK_STREAM, 0, fd)
+        client.setblocking(False)
+        if loop.others:
+            least = min(loop.others, key=loop.load)
+            load = loop.load(least)
+            if (
+                loop.counts[loop.number] >= load + _UNBALANCED
+                and load < loop.most
+                and loop.hand_over(least, self.number, client, address)
+            ):
+                return
+        loop.accepted(self, client, address)
+
+    def close(self) -> None:
+        self.watch(False)
+        self.sock.close()
+
+
+class Loop:
+    """Everything of one worker."""
+
+    def __init__(self, number: int, counts: memoryview, links: list[tuple[int, int]]) -> None:
+        """links has the two ends by which each worker is handed connections. counts is shared by
+        all: the connections of each of n workers, and from n on for each pair how many connections
+        the one has sent to the other; from n + n * n on how many of these have arrived. Each number
+        is written by one worker only."""
+        self.number = number
+        self.workers = len(links)
+        self.others = [other for other in range(self.workers) if other != number]
+        self.counts = counts
+        counts[number] = 0
+        self.epoll = select.epoll()
+        self.table: dict[int, Callable[[int], None]] = {}
+        self.buffer = bytearray(BUFFER)
+        self.view = memoryview(self.buffer)
+        self.kept = 0
+        self.now = time.monotonic()
+        self.full = False
+        self.pool: pools.Pool
+        self._draining = False
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timer_number = 0
+        self._listeners: dict[int, Listener] = {}
+        self._groups: dict[int, tuple[Target, list[Listener | udp.Port]]] = {}
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._limit = limit
+        reserve = _RESERVE if limit < _MANY_DESCRIPTORS else 4 * _RESERVE
+        self.most = max(8, (limit - reserve) // 2)
+        self._links = [_socket.socket(fileno=tx) for _, tx in links]
+        self._handed = _socket.socket(fileno=links[number][0])
+        for end in (*self._links, self._handed):
+            end.setblocking(False)
+        self.watch(self._handed.fileno(), _IN, self._receive_handed)
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def watch(self, fd: int, events: int, ready: Callable[[int], None]) -> None:
+        """Call ready with what happens on the descriptor."""
+        self.table[fd] = ready
+        self.epoll.register(fd, events)
+
+    def forget(self, fd: int, *, unregister: bool = False) -> None:
+        """No longer; a descriptor that is closed right after need not be unregistered."""
+        self.table.pop(fd, None)
+        if unregister:
+            try:
+                self.epoll.unregister(fd)
+            except (OSError, ValueError):
+                pass
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Once, after so long."""
+        self._timer_number += 1
+        heapq.heappush(self._timers, (time.monotonic() + seconds, self._timer_number, action))
+
+    def run(self, channel: _socket.socket, exit_pipe: int) -> NoReturn:
+        """Until there is nothing more to do."""
+        self._channel = channel
+        channel.setblocking(False)
+        self.watch(channel.fileno(), _IN, self._receive)
+        self.watch(exit_pipe, 0, lambda mask: os._exit(0))
+        poll, table, timers = self.epoll.poll, self.table, self._timers
+        while True:
+            wait = -1.0
+            if timers:
+                wait = max(0.0, timers[0][0] - time.monotonic())
+            events = poll(wait, 256)
+            self.now = time.monotonic()
+            for fd, mask in events:
+                ready = table.get(fd)
+                if ready is not None:
+                    ready(mask)
+            while timers and timers[0][0] <= self.now:
+                heapq.heappop(timers)[2]()
+            if self._draining and not self.counts[self.number]:
+                os._exit(0)
+
+    # -- connections -------------------------------------------------------------------------------
+
+    def accepted(
+        self, listener: Listener, client: _socket.socket, address: tuple[str, int]
+    ) -> None:
+        count = self.counts[self.number] + 1
+        self.counts[self.number] = count
+        if count >= self.most and not self.full:
+            self._close_doors()
+        tcp.Opening(self, client, address, listener.target, listener.port).begin()
+
+    def connection_ended(self) -> None:
+        count = self.counts[self.number] - 1
+        self.counts[self.number] = count
+        if self.full and count < self.most - 8:
+            self._open_doors()
+
+    def pause(self) -> None:
+        """Accept nothing for a moment: the machine has no room for another connection."""
+        if not self.full:
+            self._close_doors()
+            self.later(_PAUSE, self._open_doors)
+
+    def _close_doors(self) -> None:
+        self.full = True
+        for listener in self._listeners.values():
+            listener.pause()
+
+    def _open_doors(self) -> None:
+        if self.counts[self.number] >= self.most:
+            return
+        self.full = False
+        for listener in self._listeners.values():
+            listener.go_on()
+
+    def is_short_of_descriptors(self) -> bool:
+        """Whether those that are left should be kept for what cannot do without."""
+        return len(self.table) > self._limit // 2
+
+    def hand_over(
+        self, worker: int, listener: int, client: _socket.socket, address: tuple[str, int]
+    ) -> bool:
+        """Give a connection that was just accepted to another worker."""
+        import json
+
+        fds = client.fileno().to_bytes(4, "little")
+        text = json.dumps([self.number, listener, address[0], address[1]]).encode()
+        try:
+            self._links[worker].sendmsg([text], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
+        except OSError:
+            return False
+        client.close()
+        self.counts[self._sent(self.number, worker)] += 1
+        return True
+
+    def _sent(self, sender: int, receiver: int) -> int:
+        """Where it is counted what one has sent to another."""
+        return self.workers + sender * self.workers + receiver
+
+    def load(self, worker: int) -> int:
+        """The connections of another worker, with those that are on their way from this one."""
+        sent = self._sent(self.number, worker)
+        arrived = sent + self.workers * self.workers
+        return self.counts[worker] + self.counts[sent] - self.counts[arrived]
+
+    def _receive_handed(self, mask: int) -> None:
+        try:
+            text, fds = pools.receive(self._handed, 1)
+        except OSError:
+            return
+        import json
+
+        sender, number, host, port = json.loads(text)
+        arrived = self._sent(sender, self.number) + self.workers * self.workers
+        self.counts[arrived] += 1
+        if not fds:
+            return
+        listener = self._listeners.get(number)
+        client = _socket.socket(fileno=fds[0])
+        client.setblocking(False)
+        if listener is None:
+            tcp.reset(client)
+            client.close()
+        else:
+            self.accepted(listener, client, (host, port))
+
+    # -- the forwarder -----------------------------------------------------------------------------
+
+    def _tell(self, *words: object) -> None:
+        import json
+
+        try:
+            self._channel.send(json.dumps(words).encode())
+        except OSError:
+            pass  # it is gone, or will hear of it another time
+
+    def refused(self, target: Target, port: int) -> None:
+        """Nothing listens there."""
+        self._tell("refused", target.group, port)
+
+    def lost_source(self, target: Target, version: str, why: str) -> None:
+        """The client's address cannot be kept on this way: it is not tried again."""
+        setattr(target, f"keep{version}", False)
+        self._tell("lost", target.group, version, why)
+
+    def _receive(self, mask: int) -> None:
+        try:
+            data, fds = _message(self._channel)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        if not data:
+            self._drain()
+            return
+        import json
+
+        order = json.loads(data)
+        action = getattr(self, f"_do_{order['do']}")
+        action(order, fds)
+
+    def _drain(self) -> None:
+        self.forget(self._channel.fileno(), unregister=True)
+        for group in list(self._groups):
+            self._do_close({"group": group}, [])
+        self._draining = True
+
+    def _do_pool(self, order: dict[str, Any], fds: list[int]) -> None:
+        if order["again"]:
+            self.forget(self.pool.channel, unregister=True)
+            self.pool.close()
+        small = self._limit < _MANY_DESCRIPTORS
+        self.pool = pools.Pool(fds[0], pools.SMALL_BATCH if small else pools.BATCH)
+        self.watch(fds[0], _IN, self._refill)
+
+    def _refill(self, mask: int) -> None:
+        try:
+            self.pool.receive(wait=False)
+        except OSError:
+            self.forget(self.pool.channel, unregister=True)
+
+    def _do_listen(self, order: dict[str, Any], fds: list[int]) -> None:
+        group = order["group"]
+        if group not in self._groups:
+            target = from_dict(order["target"])
+            target.group = group
+            self._groups[group] = (target, [])
+        target, members = self._groups[group]
+        kind = _socket.SOCK_STREAM if order["proto"] == "tcp" else _socket.SOCK_DGRAM
+        family = _socket.AF_INET6 if order["version"] == 6 else _socket.AF_INET
+        for (number, port), fd in zip(order["items"], fds, strict=True):
+            sock = _socket.socket(family, kind, 0, fd)
+            if kind == _socket.SOCK_DGRAM:
+                members.append(udp.Port(self, sock, target, port))
+            else:
+                listener = Listener(self, number, sock, target, port)
+                self._listeners[number] = listener
+                members.append(listener)
+
+    def _do_gate(self, order: dict[str, Any], fds: list[int]) -> None:
+        for number in order["shut"]:
+            if number in self._listeners:
+                self._listeners[number].watch(False)
+        for number in order["open"]:
+            if number in self._listeners:
+                self._listeners[number].watch(True)
+
+    def _do_target(self, order: dict[str, Any], fds: list[int]) -> None:
+        found = self._groups.get(order["group"])
+        if found:
+            found[0].update(from_dict(order["target"]))
+            for member in found[1]:
+                if isinstance(member, udp.Port):
+                    member.retarget()
+
+    def _do_close(self, order: dict[str, Any], fds: list[int]) -> None:
+        _, members = self._groups.pop(order["group"], (None, []))
+        for member in members:
+            if isinstance(member, Listener):
+                self._listeners.pop(member.number, None)
+            member.close()
+
+
+def _message(channel: _socket.socket) -> tuple[bytes, list[int]]:
+    import array
+
+    fds = array.array("i")
+    data, ancillary, _, _ = channel.recvmsg(
+        _MAX_MESSAGE,
+        _socket.CMSG_SPACE(MOST_DESCRIPTORS * fds.itemsize),
+        _socket.MSG_CMSG_CLOEXEC,
+    )
+    for level, kind, content in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds)
+
+
+def main(
+    number: int,
+    counts: memoryview,
+    links: list[tuple[int, int]],
+    channel: int,
+    exit_pipe: int,
+) -> NoReturn:
+    """The worker's whole life, in a fresh process."""
+    try:
+        Loop(number, counts, links).run(_socket.socket(fileno=channel), exit_pipe)
+    except BaseException:
+        import traceback
+
+        say("bug: " + traceback.format_exc())
+    finally:
+        os._exit(1)

@@ -1,0 +1,97 @@
+"""Where a rule leads to: the addresses inside, and how a client's address is carried there."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PRESERVE = "preserve"
+SNAT = "snat"
+
+_MAPPED = "::ffff:"
+
+
+class Target:
+    """Addresses by family ("" where there is none).
+
+    local: they are the network namespace's own, not those of a container behind a bridge. keep4 and
+    keep6: whether the server is to see the client's own address. name is what people are shown.
+    netns is the path, inside the instance, of the container's network namespace, where it is known:
+    then the host's port listens only while something in it does. group is the forwarder's number
+    for it; strikes counts the connections in a row that were answered only without the client's
+    address.
+    """
+
+    __slots__ = ("group", "keep4", "keep6", "local", "name", "netns", "strikes", "v4", "v6")
+    _FIELDS = ("keep4", "keep6", "local", "name", "netns", "v4", "v6")
+
+    def __init__(self, v4: str, v6: str, *, local: bool, name: str = "", netns: str = "") -> None:
+        self.v4 = v4
+        self.v6 = v6
+        self.local = local
+        self.keep4 = self.keep6 = True
+        self.name = name or v4 or v6
+        self.netns = netns
+        self.group = 0
+        self.strikes = 0
+
+    def copy(self) -> Target:
+        """Another one with the same addresses."""
+        return Target(self.v4, self.v6, local=self.local, name=self.name, netns=self.netns)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._FIELDS}
+
+    def update(self, other: Target) -> None:
+        """Become the other one; whoever holds this object follows."""
+        for name in self._FIELDS:
+            setattr(self, name, getattr(other, name))
+
+    def ways(self, client: str) -> list[tuple[str, str, bool]]:
+        """(version, address inside, keep the client's address) in the order to be tried: the
+        client's own family first."""
+        same = "6" if ":" in client else "4"
+        found = []
+        for version in (same, "4" if same == "6" else "6"):
+            address = self.v4 if version == "4" else self.v6
+            if address:
+                keep = self.keep4 if version == "4" else self.keep6
+                found.append(
+                    (version, address, keep and version == same and self._can_keep(client))
+                )
+        return found
+
+    def _can_keep(self, client: str) -> bool:
+        """Loopback addresses do not leave their machine, so no container can answer to one; and an
+        address with a zone means nothing in another network."""
+        return "%" not in client and (self.local or not is_loopback(client))
+
+    def kind(self, proto: str, version: str) -> str:
+        """Of socket: rootlessnet.ports.inside.make."""
+        return ("t" if proto == "tcp" else "u") + version + ("m" if self.local else "-")
+
+
+def from_dict(fields: dict[str, Any]) -> Target:
+    """What `as_dict` gave. Raises ValueError for anything else."""
+    try:
+        made = Target(
+            str(fields["v4"]),
+            str(fields["v6"]),
+            local=bool(fields["local"]),
+            name=str(fields["name"]),
+            netns=str(fields.get("netns", "")),
+        )
+        made.keep4, made.keep6 = bool(fields.get("keep4", True)), bool(fields.get("keep6", True))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a target: {fields!r}") from error
+    return made
+
+
+def unmapped(address: str) -> str:
+    """An IPv4 address as such, also when it comes from a socket for both families."""
+    return address[len(_MAPPED) :] if address.startswith(_MAPPED) else address
+
+
+def is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address == "::1"

@@ -1,0 +1,272 @@
+"""UDP: a flow for each client, until it has been silent for a while.
+
+A flow has a socket inside, bound to the client's address where that is kept, and connected to the
+server. Datagrams of the client come by the rule's own socket first; a flow that goes on gets a
+socket at the host too, connected to the client, so that both ways are read and written without an
+address. What is sent back comes from the very address that the client had sent to.
+
+A client on loopback that keeps its address is on loopback inside as well, and there a server that
+listens on all addresses answers from its own loopback address, not from the one that was asked. So
+such a flow is connected only after the first answer, to whom that came from.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import select
+import struct
+import time
+
+from rootlessnet.ports.target import is_loopback, unmapped
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootlessnet.ports.loop import Loop
+    from rootlessnet.ports.target import Target
+
+_SHORT_SECONDS = 30.0
+"""A question and its answer."""
+_LONG_SECONDS = 120.0
+_LONG_AFTER = 6
+"""Datagrams of the client by which a flow is one that goes on."""
+_AT_ONCE = 64
+_BUFFER = 65536
+_MAX_FLOWS = 8192
+
+SOL_IP, IP_PKTINFO = 0, 8
+SOL_IPV6, IPV6_RECVPKTINFO, IPV6_PKTINFO = 41, 49, 50
+_IN = select.EPOLLIN
+
+
+class Flow:
+    """One client of one rule. ask is the server's address until the flow is connected to it."""
+
+    __slots__ = ("answer", "ask", "count", "host", "inside", "key", "last", "port")
+
+    def __init__(self, port: Port, key: tuple[Any, ...], inside: _socket.socket) -> None:
+        self.port = port
+        self.key = key
+        self.inside = inside
+        self.ask: tuple[str, int] | None = None
+        self.host: _socket.socket | None = None
+        self.answer: list[tuple[int, int, bytes]] = []
+        self.count = 0
+        self.last = time.monotonic()
+
+    def send(self, data: memoryview) -> None:
+        """To the server. Raises OSError."""
+        if self.ask:
+            self.inside.sendto(data, self.ask)
+        else:
+            self.inside.send(data)
+
+    def _connect_back(self) -> bool:
+        """Take the first answer for what tells the server's address; False when it is none."""
+        assert self.ask is not None
+        try:
+            _, source = self.inside.recvfrom_into(self.port.loop.buffer, 1, _socket.MSG_PEEK)
+        except OSError:
+            return False
+        if source[1] == self.ask[1] and (source[0] == self.ask[0] or is_loopback(source[0])):
+            self.inside.connect(source)
+            self.ask = None
+            return True
+        self.inside.recv_into(self.port.loop.buffer, 1)
+        return False
+
+    def from_server(self, mask: int) -> None:
+        if self.ask and not self._connect_back():
+            return
+        loop = self.port.loop
+        buffer, view, receive = loop.buffer, loop.view, self.inside.recv_into
+        host = self.host
+        try:
+            for _ in range(_AT_ONCE):
+                count = receive(buffer, _BUFFER)
+                if host is not None:
+                    host.send(view[:count])
+                else:
+                    self.port.sock.sendmsg([view[:count]], self.answer, 0, self.key)
+        except BlockingIOError:
+            pass
+        except OSError:
+            pass  # refused, by the server or the client: told for each datagram, and lost, like it
+        self.last = loop.now
+
+    def from_client(self, mask: int) -> None:
+        """Of a flow with a socket of its own at the host."""
+        loop = self.port.loop
+        assert self.host is not None
+        buffer, view, receive, send = loop.buffer, loop.view, self.host.recv_into, self.send
+        try:
+            for _ in range(_AT_ONCE):
+                send(view[: receive(buffer, _BUFFER)])
+        except OSError:
+            pass
+        self.last = loop.now
+
+    def close(self) -> None:
+        loop = self.port.loop
+        loop.forget(self.inside.fileno())
+        self.inside.close()
+        if self.host is not None:
+            loop.forget(self.host.fileno())
+            self.host.close()
+
+
+class Port:
+    """A bound socket of the host, and the flows through it."""
+
+    __slots__ = ("flows", "loop", "port", "sock", "sweeping", "target", "wildcard")
+
+    def __init__(self, loop: Loop, sock: _socket.socket, target: Target, port: int) -> None:
+        self.loop = loop
+        self.sock = sock
+        self.target = target
+        self.port = port
+        self.flows: dict[tuple[Any, ...], Flow] = {}
+        self.sweeping = False
+        loop.watch(sock.fileno(), _IN, self.ready)
+
+    def ready(self, mask: int) -> None:
+        loop = self.loop
+        try:
+            for _ in range(_AT_ONCE):
+                count, ancillary, _, client = self.sock.recvmsg_into([loop.buffer], 256)
+                flow = self.flows.get(client)
+                if flow is None:
+                    flow = self._open(client, ancillary)
+                    if flow is None:
+                        continue
+                flow.count += 1
+                flow.last = loop.now
+                if flow.count == _LONG_AFTER:
+                    self._settle(flow)
+                try:
+                    flow.send(loop.view[:count])
+                except OSError:
+                    pass  # refused before: this one is lost, the next will be tried
+        except BlockingIOError:
+            pass
+        except OSError:
+            pass  # an error of an earlier answer
+
+    def _open(self, client: tuple[Any, ...], ancillary: list[Any]) -> Flow | None:
+        if len(self.flows) >= _MAX_FLOWS:
+            self._drop(min(self.flows.values(), key=lambda flow: flow.last))
+        address = (unmapped(client[0]), client[1])
+        for version, host, keep in self.target.ways(address[0]):
+            try:
+                sock = self._connect(version, host, address, keep)
+            except OSError:
+                continue
+            flow = Flow(self, client, sock)
+            if not _is_connected(sock):
+                flow.ask = (host, self.port)
+            flow.answer = _answer(ancillary)
+            self.flows[client] = flow
+            self.loop.watch(sock.fileno(), _IN, flow.from_server)
+            if not self.sweeping:
+                self.sweeping = True
+                self.loop.later(_SHORT_SECONDS / 4, self._sweep)
+            return flow
+        return None
+
+    def _connect(
+        self, version: str, host: str, client: tuple[str, int], keep: bool
+    ) -> _socket.socket:
+        kind = self.target.kind("udp", version)
+        for source in (client, (client[0], 0), None) if keep else (None,):
+            sock = self.loop.pool.take(kind)
+            try:
+                if source:
+                    sock.bind(source)
+                if source is None or not is_loopback(client[0]):
+                    sock.connect((host, self.port))
+                return sock
+            except OSError as error:
+                sock.close()
+                if source is None:
+                    raise
+                if source[1] == 0:
+                    self.loop.lost_source(self.target, version, str(error.strerror))
+        raise OSError(errno.EADDRNOTAVAIL, "no source address")
+
+    def _settle(self, flow: Flow) -> None:
+        """Give a flow that goes on a socket of its own at the host."""
+        if self.loop.is_short_of_descriptors():
+            return
+        family = self.sock.family
+        local = self.sock.getsockname()
+        where = _address_of(flow.answer, family)
+        sock = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 4 << 20)
+            sock.bind((where or local[0], *local[1:]))
+            sock.connect(flow.key)
+        except OSError:
+            sock.close()
+            return
+        flow.host = sock
+        self.loop.watch(sock.fileno(), _IN, flow.from_client)
+
+    def _sweep(self) -> None:
+        self.sweeping = False
+        now = self.loop.now
+        for flow in list(self.flows.values()):
+            limit = _LONG_SECONDS if flow.count >= _LONG_AFTER else _SHORT_SECONDS
+            if now - flow.last > limit:
+                self._drop(flow)
+        if self.flows and self.sock.fileno() >= 0:
+            self.sweeping = True
+            self.loop.later(_SHORT_SECONDS / 4, self._sweep)
+
+    def _drop(self, flow: Flow) -> None:
+        del self.flows[flow.key]
+        flow.close()
+
+    def retarget(self) -> None:
+        """The target has another address now: the flows begin again."""
+        for flow in list(self.flows.values()):
+            self._drop(flow)
+
+    def close(self) -> None:
+        self.retarget()
+        self.loop.forget(self.sock.fileno(), unregister=True)
+        self.sock.close()
+
+
+def _is_connected(sock: _socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _answer(ancillary: list[Any]) -> list[tuple[int, int, bytes]]:
+    """The control message by which an answer comes from the address that was asked."""
+    for level, kind, data in ancillary:
+        if level == SOL_IP and kind == IP_PKTINFO:
+            # ipi_ifindex, ipi_spec_dst, ipi_addr: the kernel takes the second.
+            _, specific, _ = struct.unpack("=I4s4s", data[:12])
+            return [(SOL_IP, IP_PKTINFO, struct.pack("=I4s4s", 0, specific, b"\0\0\0\0"))]
+        if level == SOL_IPV6 and kind == IPV6_PKTINFO:
+            address = data[:16]
+            index = data[16:20] if address[:2] == b"\xfe\x80" else b"\0\0\0\0"
+            return [(SOL_IPV6, IPV6_PKTINFO, address + index)]
+    return []
+
+
+def _address_of(answer: list[tuple[int, int, bytes]], family: int) -> str:
+    for level, _, data in answer:
+        if level == SOL_IP and family == _socket.AF_INET:
+            return _socket.inet_ntop(_socket.AF_INET, data[4:8])
+        if level == SOL_IPV6:
+            return _socket.inet_ntop(_socket.AF_INET6, data[:16])
+    return ""

@@ -1,0 +1,386 @@
+"""Ports of the host that lead to containers, as long as these live and wherever they move."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from container_support import BACKENDS, OUTSIDE, Lab, holder_of_a_namespace, lab_of
+from port_support import (
+    MACHINE,
+    MACHINE6,
+    SERVER,
+    ask,
+    connect,
+    free_port,
+    is_refused,
+    listing,
+    processes,
+    who,
+    who_udp,
+)
+from support import PROGRAM, kill, wait_for
+
+NETWORK = ("--subnet", "10.99.0.0/24", "--subnet", "fd00:99::/64")
+
+
+BOTH = pytest.mark.parametrize("lab", BACKENDS, indirect=True)
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    """An instance with a network of both families; with netavark, if the test says no other."""
+    with lab_of(tmp_path, getattr(request, "param", "netavark")) as one:
+        one.network("lab", *NETWORK)
+        yield one
+
+
+def serve(lab: Lab, id: str, port: int = 80) -> subprocess.Popen[str]:
+    """A server in a container."""
+    path = lab.inspect(id)["SandboxKey"]
+    child = lab.start("enter", "--", "nsenter", f"--net={path}", *SERVER, str(port))
+    assert child.stdout is not None
+    assert child.stdout.readline() == "up\n", child.communicate(timeout=10)
+    return child
+
+
+def publish(lab: Lab, id: str, *options: str, rule: str = "{}:80") -> int:
+    """A container on the network with a server, and the port of the host that leads to it."""
+    port = free_port()
+    lab.setup(id, "--network", "lab", "-p", rule.format(port), *options)
+    serve(lab, id)
+    return port
+
+
+def far(what: str) -> str:
+    """What the other machine gets when it asks us."""
+    command = ["curl", "--silent", "--show-error", "--max-time", "6", "--globoff",
+               f"http://{OUTSIDE}/{what}"]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+# -- who is seen -----------------------------------------------------------------------------------
+
+
+@BOTH
+def test_the_container_sees_its_client(lab: Lab) -> None:
+    port = free_port()
+    lab.setup("web", "--network", "lab", "-p", f"{port}:80", "-p", f"{port}:80/udp")
+    serve(lab, "web")
+    for host, there in ((MACHINE, "10.99.0.2"), (MACHINE6, "fd00:99::2")):
+        seen, own = who(host, port)
+        assert seen == own
+        seen, own = who_udp(host, port, 10)
+        assert seen == own
+        assert ask(host, port).split()[2] == there
+    # Loopback does not leave its machine: the bridge's address is seen.
+    for host, bridge in (("127.0.0.1", "10.99.0.1"), ("::1", "fd00:99::1")):
+        assert who(host, port)[0].split()[0] == bridge
+        assert who_udp(host, port)[0].split()[0] == bridge
+    # The same from another machine.
+    for host, client in ((MACHINE, OUTSIDE), (f"[{MACHINE6}]", "2001:db8::1")):
+        assert far(f"get?url=http://{host}:{port}/").split()[0] == client
+        assert far(f"udp?to={host}:{port}&say=x").split()[::2] == [client, "x"]
+    assert "address is not kept" not in lab.log()
+
+
+def test_snat_is_a_matter_of_choice(lab: Lab) -> None:
+    lab.run("up", "-o", "source_ip=snat")
+    port = publish(lab, "web")
+    assert who(MACHINE, port)[0].split()[0] == "10.99.0.1"
+    lab.run("down")
+
+
+# -- what is shown ---------------------------------------------------------------------------------
+
+
+def test_what_is_published_is_shown(lab: Lab) -> None:
+    lab.setup("web", "--network", "lab", "-p", "127.0.0.1:18080:80", "-p", "18090-18092:90-92",
+              "-p", "[::1]:18080:80", "-p", "18053:53/udp")  # fmt: skip
+    found = lab.inspect("web")["Ports"]
+    assert found["80/tcp"] == [
+        {"HostIp": "127.0.0.1", "HostPort": "18080"}, {"HostIp": "::1", "HostPort": "18080"},
+    ]  # fmt: skip
+    assert found["91/tcp"] == [{"HostIp": "", "HostPort": "18091"}]
+    assert found["53/udp"] == [{"HostIp": "", "HostPort": "18053"}]
+    assert len(listing(lab)) == 6
+    assert {port["target"] for port in lab.status()["ports"]} == {"web"}
+    (item,) = json.loads(lab.run("container", "ls", "--json").stdout)
+    assert item["ports"][1] == {"proto": "tcp", "host_ip": "", "host_port": 18090, "port": 90}
+    shown = "127.0.0.1:18080->80/tcp *:18090-18092->90-92/tcp [::1]:18080->80/tcp *:18053->53/udp"
+    assert shown in lab.run("container", "ls").stdout
+    tree = lab.run("status").stdout.splitlines()
+    assert sum("*:18090-18092 -> 90-92/tcp" in line for line in tree) == 1
+
+
+def test_ports_that_are_free_to_choose(lab: Lab) -> None:
+    lab.setup("web", "--network", "lab", "-p", "80", "-p", "127.0.0.1::81-82")
+    serve(lab, "web")
+    found = lab.inspect("web")["Ports"]
+    ports = [int(each["HostPort"]) for name in found for each in found[name]]
+    assert len(set(ports)) == 3
+    assert all(port >= 1024 for port in ports)
+    assert ask("127.0.0.1", int(found["80/tcp"][0]["HostPort"])).endswith("10.99.0.2")
+
+
+def test_refused_while_nothing_listens(lab: Lab) -> None:
+    port = free_port()
+    lab.setup("web", "--network", "lab", "-p", f"{port}:80")
+    assert is_refused("127.0.0.1", port)
+    server = serve(lab, "web")
+    assert ask("127.0.0.1", port)
+    with connect("127.0.0.1", port) as s:
+        s.sendall(b"stop")
+    server.wait(10)
+    wait_for("it is refused", lambda: is_refused("127.0.0.1", port))
+
+
+# -- all or nothing --------------------------------------------------------------------------------
+
+
+def test_rules_that_cannot_be_had(lab: Lab) -> None:
+    taken = free_port()
+    lab.setup("stays", "--network", "lab", "-p", f"{taken}:80")
+    before = lab.interfaces(), lab.used_addresses(), listing(lab)
+
+    def refused(*rules: str) -> str:
+        options = [word for rule in rules for word in ("-p", rule)]
+        said = lab.refused("container", "setup", "web", "--new", "--network", "lab", *options)
+        assert (lab.ls(), lab.interfaces(), lab.used_addresses(), listing(lab)) == (
+            ["stays"], *before,
+        )  # fmt: skip
+        return said.removeprefix("rootlessnet: set up container web: ").splitlines()[0]
+
+    free = free_port()
+    assert refused(f"{taken}:90") == (
+        f"publish {taken}:90/tcp: it is published already: {taken}:80/tcp of container:stays"
+    )
+    assert "overlaps" in refused(f"{free}:80", f"{free}:90")
+    assert "sctp is not supported" in refused("80/sctp")
+    assert "privileged" in refused("80:80")
+    with Listener() as other:
+        # The first one is given back when the second cannot be had.
+        assert f"port {other} " in refused(f"{free}:80", f"{other}:81")
+    assert is_refused("127.0.0.1", free)
+
+
+class Listener:
+    """A port that another program has."""
+
+    def __enter__(self) -> int:
+        import socket
+
+        self._socket = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+        number: int = self._socket.getsockname()[1]
+        return number
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+
+@BOTH
+def test_setup_that_fails_gives_its_ports_back(lab: Lab) -> None:
+    port = free_port()
+    lab.setup("fixed", "--network", "lab:ip=10.99.0.50")
+    said = lab.refused(
+        "container", "setup", "web", "--new", "--network", "lab:ip=10.99.0.50", "-p", f"{port}:80"
+    )
+    assert "10.99.0.50" in said
+    assert listing(lab) == []
+    lab.setup("other", "--network", "lab", "-p", f"{port}:80")
+
+
+@BOTH
+def test_network_without_a_way_out(lab: Lab) -> None:
+    """The container cannot answer clients elsewhere, so it is asked from the bridge's address; and
+    where there is none the ports would lead out of the instance, to whoever has the address there.
+    """
+    lab.network("inner", "--internal", "--subnet", "10.97.0.0/24")
+    lab.network("mute", "--internal", "--disable-dns", "--subnet", "10.96.0.0/24")
+    port = free_port()
+    setup = ("container", "setup", "app", "--new", "-p", f"{port}:80", "--network")
+    said = lab.refused(*setup, "mute")
+    assert said.startswith(
+        "rootlessnet: set up container app: publish ports: the instance reaches no address of "
+        "the container\n"
+    )
+    if lab.backend == "cni":
+        return
+    lab.run(*setup, "inner")
+    serve(lab, "app")
+    assert who(MACHINE, port)[0].split()[0] == "10.97.0.1"
+    assert "address is not kept" not in lab.log()
+    # As soon as there is one, the way that leads out is taken.
+    lab.run("network", "connect", "mute", "app")
+    lab.run("network", "connect", "lab", "app")
+    assert ask(MACHINE, port).split()[2] == "10.99.0.2"
+
+
+def test_from_inside_it_takes_the_users_leave(lab: Lab) -> None:
+    setup = (PROGRAM, "container", "setup", "web", "--new", "--network", "lab", "-p", "18080:80")
+    with_hold = lab.hold()
+    done = lab.enter(*setup, check=False)
+    assert "change published ports: from inside the instance this is not allowed" in done.stderr
+    assert lab.ls() == []
+    lab.release(with_hold)
+    lab.wait_until_down()
+    lab.run("up", "-o", "allow_ports_from_inside=true")
+    lab.enter(*setup)
+    serve(lab, "web")
+    assert ask("127.0.0.1", 18080)
+    lab.enter(PROGRAM, "container", "teardown", "web")
+    assert listing(lab) == []
+    lab.run("down")
+
+
+# -- following the container -----------------------------------------------------------------------
+
+
+@BOTH
+def test_connect_and_disconnect(lab: Lab) -> None:
+    lab.network("back", "--subnet", "10.98.0.0/24")
+    port = publish(lab, "app")
+    other = publish(lab, "other")
+    with connect(MACHINE, other) as before:
+        before.sendall(b"x")
+        reader = before.makefile()
+        assert reader.readline().split()[2] == "10.99.0.3"
+        lab.run("network", "connect", "back", "app")
+        assert ask(MACHINE, port).split()[2] == "10.99.0.2"
+        lab.run("network", "disconnect", "lab", "app")
+        assert ask(MACHINE, port).split()[2] == "10.98.0.2"
+        # By IPv6 too: it is reached by the family that it has left.
+        assert ask(MACHINE6, port).split()[2] == "10.98.0.2"
+        lab.run("network", "disconnect", "back", "app")
+        wait_for("it is refused", lambda: is_refused(MACHINE, port))
+        lab.run("network", "connect", "lab", "--ip", "10.99.0.77",
+                "app")  # fmt: skip
+        assert ask(MACHINE, port).split()[2] == "10.99.0.77"
+        # The ports of others have not noticed.
+        before.sendall(b"still here\n")
+        assert reader.readline() == "xstill here\n"
+    assert {each["host_port"] for each in listing(lab)} == {port, other}
+
+
+@BOTH
+def test_reload_after_everything_was_flushed(lab: Lab) -> None:
+    port = publish(lab, "web", rule="127.0.0.1:{}:80")
+    assert ask("127.0.0.1", port)
+    lab.enter("nft", "flush", "ruleset")
+    (lab.directory / "ports/rules.json").write_text("damaged")
+    forwarder = processes(lab)[0]
+    kill(forwarder)
+    lab.run("container", "reload", "web")
+    serve_again = ask("127.0.0.1", port)
+    assert serve_again.split()[2] == "10.99.0.2"
+    assert [each["host_port"] for each in listing(lab)] == [port]
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_ports_go_with_the_container(lab: Lab) -> None:
+    port = free_port()
+    lab.setup("stays", "--network", "lab")
+    rules = ("-p", f"{port}:80", "-p", f"{port}:80/udp")
+    lab.setup("web", "--network", "lab", *rules)
+    lab.run("container", "teardown", "web")
+    # At once: whoever wants the port next can have it.
+    assert listing(lab) == []
+    lab.setup("web", "--network", "lab", *rules)
+    lab.run("container", "teardown", "web")
+    # A process's, that is killed.
+    child = holder_of_a_namespace(lab)
+    lab.setup("web", "--pid", str(child.pid), "--network", "lab", *rules)
+    child.kill()
+    child.wait()
+    wait_for("its ports are gone", lambda: not listing(lab))
+    wait_for("so is the rest", lambda: lab.ls() == ["stays"])
+    # And when nothing but its record is removed.
+    lab.setup("web", "--network", "lab", *rules)
+    lab.run("down", "--force")
+    assert not lab.directory.exists()
+    with Listener():
+        assert is_refused("127.0.0.1", port)
+
+
+@BOTH
+@pytest.mark.parametrize("point", ["published", "attached"])
+def test_setup_that_is_killed(lab: Lab, point: str) -> None:
+    port = free_port()
+    lab.setup("stays")
+    command = ("container", "setup", "web", "--new", "--network", "lab", "-p", f"{port}:80")
+    done = lab.run(*command, check=False, env={"ROOTLESSNET_CRASH_AT": f"container:{point}"})
+    if lab.backend == "netavark" or point == "published":
+        assert done.returncode == 125
+    lab.run(*command)
+    assert [each["host_port"] for each in listing(lab)] == [port]
+    serve(lab, "web")
+    assert ask("127.0.0.1", port)
+
+
+def test_caller_that_is_killed_leaves_no_port(lab: Lab) -> None:
+    lab.setup("stays")
+    port = free_port()
+    command = ("container", "setup", "web", "--new", "--network", "lab", "-p", f"{port}:80")
+    child = lab.start(*command, start_new_session=True)
+    wait_for("it has begun", lambda: (lab.directory / "containers.pending").exists())
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    wait_for("it is decided", lambda: not (lab.directory / "containers.pending").exists())
+    wait_for("nothing is left", lambda: lab.ls() == ["stays"] and not listing(lab))
+    lab.run(*command)
+
+
+def test_they_come_back_after_the_forwarder(lab: Lab) -> None:
+    port = publish(lab, "web")
+    for part in ("forwarder", "supervisor", "holder"):
+        kill(processes(lab)[0] if part == "forwarder" else lab.pids()[part])
+        wait_for("it is replaced", lambda: lab.status()["state"] == "running")
+        assert ask(MACHINE, port).split()[2] == "10.99.0.2", part
+    with connect(MACHINE, port) as s:
+        s.sendall(b"stop")
+    # It is known again who listens, though the holder is another one.
+    kill(processes(lab)[0])
+    wait_for("it is refused", lambda: is_refused(MACHINE, port))
+
+
+def test_forwarder_that_comes_too_late(lab: Lab) -> None:
+    """The container has ended while there was no forwarder."""
+    port = publish(lab, "web")
+    forwarder = processes(lab)[0]
+    os.kill(forwarder, signal.SIGSTOP)
+    record = lab.directory / "containers/web"
+    text = record.read_bytes()
+    record.unlink()
+    kill(forwarder)
+    wait_for("there is none", lambda: not listing(lab))
+    assert is_refused(MACHINE, port)
+    record.write_bytes(text)
+    lab.run("container", "reload", "web")
+    assert ask(MACHINE, port)
+
+
+@BOTH
+def test_without_ports_nothing_of_them_is_there(lab: Lab) -> None:
+    """Neither processes nor imports: a container that publishes nothing pays nothing for it."""
+    lab.run("up")
+    imported = ""
+    for command in (("setup", "web", "--new", "--network", "lab"), ("reload", "web"),
+                    ("teardown", "web")):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "rootlessnet", "container", *command],
+            env=lab.environment, capture_output=True, text=True, check=True, timeout=30,
+        )  # fmt: skip
+        imported += done.stderr
+    assert "rootlessnet.networks.containers" in imported
+    assert "rootlessnet.ports" not in imported
+    assert not (lab.directory / "ports/forwarder").exists()
+    lab.run("down")

@@ -1,0 +1,382 @@
+"""What passes through a published port: bytes, addresses, ends, resets, many of them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import resource
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from port_support import (
+    MACHINE,
+    MACHINE6,
+    SERVER,
+    add,
+    ask,
+    connect,
+    descriptors,
+    instance,
+    is_refused,
+    listing,
+    processes,
+    serve,
+    who,
+    who_udp,
+)
+from support import PROGRAM, Net, kill, wait_for
+
+from rootlessnet.ports import api, rules
+
+INTERNET = "203.0.113.1"
+
+
+@pytest.fixture
+def port(net: Net) -> int:
+    """Leads to a server inside, TCP and UDP, on all addresses."""
+    serve(net)
+    (number,) = add(net, "80")
+    net.run("port", "add", f"{number}:80/udp")
+    # Its IPv6 address inside comes a moment later.
+    wait_for("IPv6 works", lambda: who("::1", number)[0].startswith("::1 "))
+    return number
+
+
+# -- addresses ---
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", MACHINE, MACHINE6])
+def test_the_server_sees_the_client(port: int, host: str) -> None:
+    seen, own = who(host, port)
+    assert seen == own
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", MACHINE, MACHINE6])
+@pytest.mark.parametrize("count", [1, 20])
+def test_the_server_sees_the_client_by_udp(port: int, host: str, count: int) -> None:
+    seen, own = who_udp(host, port, count)
+    assert seen == own
+
+
+@pytest.mark.parametrize("host", [MACHINE, f"[{MACHINE6}]"])
+def test_the_server_sees_a_client_of_another_machine(port: int, host: str) -> None:
+    url = f"http://{INTERNET}/get?url=http://{host}:{port}/"
+    done = subprocess.run(
+        ["curl", "--silent", "--fail", url], check=True, capture_output=True, text=True, timeout=10
+    )
+    expected = INTERNET if host == MACHINE else "2001:db8::1"
+    assert done.stdout.split()[0] == expected
+
+
+def test_a_server_without_ipv6_is_reached_by_ipv6(net: Net) -> None:
+    serve(net, address="0.0.0.0")
+    (port,) = add(net, "80")
+    assert ask("::1", port).split()[2] == "10.0.2.100"
+
+
+BRIDGE = """
+set -e
+ip link add bridge9 type bridge
+ip address add 10.99.0.1/24 dev bridge9
+ip address add fd99::1/64 dev bridge9 nodad
+ip link set bridge9 up
+unshare -n sh -c 'echo $$; exec sleep 1000' > {file} &
+until [ -s {file} ]; do sleep 0.01; done
+pid=$(cat {file})
+ip link add veth9 type veth peer name eth0 netns $pid
+ip link set veth9 master bridge9 up
+inside="nsenter -t $pid -n"
+$inside ip link set lo up
+for n in 2 3; do
+$inside ip address add 10.99.0.$n/24 dev eth0
+done
+$inside ip address add fd99::2/64 dev eth0 nodad
+# Deprecated, or it would be the address from which the server answers datagrams to the other.
+$inside ip address add fd99::3/64 dev eth0 nodad preferred_lft 0
+$inside ip link set eth0 up
+{route}
+$inside {server} 80 & echo $! >> {file}
+read x
+"""
+ROUTE = """$inside ip route add default via 10.99.0.1
+$inside ip -6 route add default via fd99::1"""
+
+
+@contextlib.contextmanager
+def container(net: Net, tmp_path: Path, route: str = ROUTE) -> Iterator[int]:
+    """A network namespace behind a bridge inside, with a server; its process."""
+    file = tmp_path / "pids"
+    record = net.directory / "containers/c1"
+    script = BRIDGE.format(file=file, server=" ".join(SERVER), route=route)
+    child = net.start("enter", "--", "sh", "-c", script)
+    assert child.stdout is not None and child.stderr is not None
+    try:
+        assert child.stdout.readline() == "up\n"
+        # Ports of a container are there as long as its record is.
+        record.touch()
+        yield int(file.read_text().split()[0])
+    finally:
+        record.unlink(missing_ok=True)
+        for pid in map(int, file.read_text().split()):
+            kill(pid)
+        net.release(child)
+
+
+def target(pid: int, last: int = 2) -> object:
+    return api.behind_bridge("c1", f"10.99.0.{last}", f"fd99::{last}", f"/proc/{pid}/ns/net")
+
+
+def publish(net: Net, pid: int) -> tuple[int, int]:
+    wanted = [rules.parse("80")]
+    (made,) = api.add(instance(net), api.container("c1"), wanted, target(pid))  # type: ignore[arg-type]
+    udp = rules.parse(f"{made.host_port}:80/udp")
+    api.add(instance(net), api.container("c1"), [udp], target(pid))  # type: ignore[arg-type]
+    return made.host_port, made.host_port
+
+
+def test_behind_a_bridge(net: Net, tmp_path: Path) -> None:
+    with container(net, tmp_path) as pid:
+        port, _ = publish(net, pid)
+        assert listing(net)[0]["target"] == "c1"
+        for host in (MACHINE, MACHINE6):
+            seen, own = who(host, port)
+            assert seen == own
+            seen, own = who_udp(host, port, 20)
+            assert seen == own
+        # 127.0.0.1 cannot leave the machine; ::1 neither. The connection works all the same.
+        assert who("127.0.0.1", port)[0].split()[0] == "10.99.0.1"
+        assert who("::1", port)[0].split()[0] == "fd99::1"
+        assert who_udp("127.0.0.1", port)[0].split()[0] == "10.99.0.1"
+        assert who_udp("::1", port)[0].split()[0] == "fd99::1"
+        assert api.remove(instance(net), api.container("c1")) == 2
+        assert is_refused(MACHINE, port)
+
+
+def test_a_container_that_moves(net: Net, tmp_path: Path) -> None:
+    with container(net, tmp_path) as pid:
+        port, _ = publish(net, pid)
+        (other,) = add(net, "81")
+        with connect(MACHINE, port) as before:
+            before.sendall(b"x")
+            reader = before.makefile()
+            assert reader.readline().split()[2] == "10.99.0.2"
+            api.retarget(instance(net), api.container("c1"), target(pid, 3))  # type: ignore[arg-type]
+            assert ask(MACHINE, port).split()[2] == "10.99.0.3"
+            before.sendall(b"still here\n")
+            assert reader.readline() == "xstill here\n"
+        assert {entry["host_port"] for entry in listing(net)} == {port, other}
+
+
+def test_a_container_without_a_way_back(net: Net, tmp_path: Path) -> None:
+    """On an internal network there is no default route: it works without the client's address."""
+    with container(net, tmp_path, route="") as pid:
+        port, _ = publish(net, pid)
+
+        def given_up() -> bool:
+            assert who(MACHINE, port)[0].split()[0] == "10.99.0.1"
+            return "is not kept (the server has no way back to it)" in net.log()
+
+        wait_for("it is found out", given_up)
+
+
+# -- what is refused, ended, reset ---
+
+
+def test_refused_while_nothing_listens_inside(net: Net) -> None:
+    net.hold()
+    (port,) = add(net, "80")
+    for _ in range(20):
+        assert is_refused("127.0.0.1", port) and is_refused("::1", port)
+    for _ in range(3):
+        server = serve(net)
+        assert ask("127.0.0.1", port)
+        with connect("127.0.0.1", port) as s:
+            s.sendall(b"stop")
+            server.wait(5)
+        wait_for("it is known", lambda: is_refused("127.0.0.1", port), 2)
+        assert is_refused("::1", port)
+
+
+def test_half_closed_both_ways(port: int) -> None:
+    data = os.urandom(8 << 20)
+    with connect("127.0.0.1", port) as s:
+
+        def send() -> None:
+            s.sendall(data)
+            s.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        stream = s.makefile("rb")
+        stream.readline()
+        assert hashlib.sha256(stream.read()).digest() == hashlib.sha256(data).digest()
+        sender.join()
+
+
+def test_a_reset_of_the_server_reaches_the_client(port: int) -> None:
+    with connect("127.0.0.1", port) as s:
+        s.sendall(b"reset")
+        with pytest.raises(ConnectionResetError):
+            s.recv(1)
+
+
+def test_a_reset_of_the_client_reaches_the_server(net: Net) -> None:
+    code = (
+        "import socket\n"
+        "s = socket.create_server(('', 80)); print('up', flush=True); c, _ = s.accept()\n"
+        "print(c.recv(9), flush=True)\n"
+        "try: print(c.recv(9))\n"
+        "except ConnectionResetError: print('reset')\n"
+    )
+    child = net.start("enter", "--", "/usr/bin/python3", "-c", code)
+    assert child.stdout is not None and child.stdout.readline() == "up\n"
+    (port,) = add(net, "80")
+    with connect("127.0.0.1", port) as s:
+        s.sendall(b"x")
+        assert child.stdout.readline() == "b'x'\n"
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert child.stdout.readline() == "reset\n"
+
+
+# -- many ---
+
+
+def test_many_connections_leak_no_descriptor(net: Net, port: int) -> None:
+    def some(count: int) -> None:
+        for _ in range(count):
+            ask("127.0.0.1", port, b"x")
+
+    def counts() -> list[int]:
+        return [descriptors(pid) for pid in processes(net)]
+
+    some(200)
+    before = counts()
+    some(2000)
+    wait_for("as many as before", lambda: max(map(int.__sub__, counts(), before)) <= 200)
+
+
+def test_a_burst_beyond_the_limit_of_descriptors(net: Net) -> None:
+    command = f"ulimit -n 400; exec {PROGRAM} enter -- {' '.join(SERVER)} 80"
+    child = subprocess.Popen(
+        ["sh", "-c", command], env=net.environment, stdout=subprocess.PIPE, text=True
+    )
+    net.children.append(child)
+    assert child.stdout is not None and child.stdout.readline() == "up\n"
+    (port,) = add(net, "127.0.0.1::80")
+    connect("127.0.0.1", port).close()
+    clients = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(600)]
+    for number, client in enumerate(clients):
+        with client:
+            client.sendall(b"%d" % number)
+            client.shutdown(socket.SHUT_WR)
+            reply = b""
+            while chunk := client.recv(4096):
+                reply += chunk
+            assert reply.endswith(b"\n%d" % number)
+    done = subprocess.run(
+        ["ab", "-q", "-c", "300", "-n", "2000", f"http://127.0.0.1:{port}/"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "Complete requests:      2000" in done.stdout, (done, net.log())
+
+
+def test_a_thousand_that_are_open(port: int, net: Net) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    clients = [connect("127.0.0.1", port) for _ in range(1000)]
+    for number, client in enumerate(clients):
+        client.sendall(b"%d" % number)
+    for number, client in enumerate(clients):
+        stream = client.makefile("rb")
+        stream.readline()
+        assert stream.read(len(b"%d" % number)) == b"%d" % number
+        stream.close()
+        client.close()
+
+
+def test_slow_readers_cost_bounded_memory(net: Net, port: int) -> None:
+    def resident() -> int:
+        total = 0
+        for pid in processes(net):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    total += int(line.split()[1])
+        return total
+
+    before = resident()
+    clients = [connect("127.0.0.1", port) for _ in range(20)]
+    for client in clients:
+        client.sendall(b"flood")
+    # Until all are stuck: what arrives does not grow any more.
+    seen: list[int] = []
+
+    def stuck() -> bool:
+        import fcntl
+        import termios
+
+        waiting = 0
+        for client in clients:
+            waiting += struct.unpack("i", fcntl.ioctl(client, termios.FIONREAD, b"\0" * 4))[0]
+        seen.append(waiting)
+        return len(seen) > 40 and len(set(seen[-40:])) == 1 and waiting > 0
+
+    wait_for("all readers are stuck", stuck, 20)
+    # 64 MiB is the budget of a worker, 4 MiB its buffer; and some for what is about to be kept.
+    assert resident() - before < 170 * 1024
+    for client in clients:
+        client.close()
+    assert ask("127.0.0.1", port)
+
+
+def test_many_clients_by_udp(port: int) -> None:
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        for _ in range(200):
+            s = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            s.settimeout(1)
+            s.connect((MACHINE, port))
+            s.send(b"x")
+            sockets.append(s)
+        again = 0
+        for s in sockets:
+            for _ in range(3):
+                try:
+                    host, number, _ = s.recv(100).decode().split()
+                    break
+                except TimeoutError:  # as a resolver does
+                    again += 1
+                    s.send(b"x")
+            assert (host, int(number)) == s.getsockname()
+        assert again <= 5
+
+
+def test_large_datagrams(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.settimeout(5)
+        s.connect(("127.0.0.1", port))
+        for size in (0, 1, 1472, 9000, 60000):
+            s.send(b"x" * size)
+            assert s.recv(65536).rpartition(b" ")[2] == b"x" * size
+
+
+def test_iperf3_through_a_port(net: Net) -> None:
+    net.start("enter", "--", "iperf3", "-s", "-1", "-p", "5201")
+    (port,) = add(net, "127.0.0.1::5201")
+    net.run("port", "add", f"127.0.0.1:{port}:5201/udp")
+    wait_for("it listens", lambda: not _refused_quietly(net))
+    done = subprocess.run(
+        ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", "1", "-P", "4"],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 0, done
+
+
+def _refused_quietly(net: Net) -> bool:
+    """Whether iperf3 listens yet; a connection would be the one that it serves."""
+    return "5201" not in net.inside("ss", "-ltn")
