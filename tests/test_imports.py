@@ -35,7 +35,7 @@ def test_warm_path_imports_nothing_heavy() -> None:
 
 LAYERS = [
     "kernel", "config", "systemd", "drivers", "instance", "ports", "devices", "networks", "tools",
-    "cli",
+    "watch", "cli",
 ]  # fmt: skip
 
 

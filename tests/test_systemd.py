@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import PROGRAM, RUNTIME, Net, both_drivers, is_alive, kill, wait_for
+from support import PROGRAM, RUNTIME, Net, both_drivers, is_alive, kill, own_processes, wait_for
 
 pytestmark = pytest.mark.skipif(
     not os.path.isdir("/run/systemd/system"), reason="systemd does not run this machine"
@@ -95,6 +96,28 @@ def test_inside_a_user_namespace_the_bus_takes_us_too(net: Net) -> None:
     )  # fmt: skip
     assert done.stderr == ""
     assert f'"scope": "{net.name}.scope"' in done.stdout
+
+
+def test_stopping_the_scope_ends_everything_in_it(net: Net) -> None:
+    """As at a logout: systemd sends SIGTERM to all, and after 90 s without success SIGKILL."""
+    net.run("up")
+    pids = net.pids().values()
+    before = set(own_processes())
+    subprocess.run(["systemctl", "--user", "stop", f"{net.name}.scope"], check=True, timeout=30)
+    assert not any(is_alive(pid) for pid in pids)
+    assert not [name for pid, name in own_processes().items() if pid not in before]
+    assert net.status()["state"] == "down"
+
+
+def test_a_holder_that_is_told_to_end_before_its_supervisor_gets_no_successor(net: Net) -> None:
+    net.run("up")
+    pids = net.pids()
+    before = set(own_processes())
+    os.kill(pids["holder"], signal.SIGTERM)
+    os.kill(pids["supervisor"], signal.SIGTERM)
+    wait_for("the supervisor goes", lambda: not is_alive(pids["supervisor"]))
+    assert not [name for pid, name in own_processes().items() if pid not in before]
+    assert net.status()["state"] == "down"
 
 
 WARNING = "rootlessnet: warning: not moved into a systemd scope, so the network may end with the "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
+from rootlessnet.watch.label import printable
 
-def printable(text: str) -> str:
-    """The text on one line, with control characters escaped: a command may be named as it likes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+__all__ = ["printable"]

@@ -14,6 +14,7 @@ from rootlessnet.devices.netlink import LinkError, Netlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Any
 
 IFF_UP = 0x1
@@ -37,6 +38,7 @@ _SETTABLE = (
 )
 
 RT_SCOPE_UNIVERSE = 0
+RT_SCOPE_LINK = 253
 RT_TABLE_MAIN = 254
 RTPROT_REDIRECT = 1
 RTPROT_KERNEL = 2
@@ -63,6 +65,8 @@ class Link:
         "mtu",
         "name",
         "parent",
+        "peer",
+        "peer_namespace",
         "state",
         "stats",
     )
@@ -76,6 +80,9 @@ class Link:
         self.mtu: int = attribute("IFLA_MTU") or 0
         self.alias: str = attribute("IFLA_IFALIAS") or ""
         self.master: int = attribute("IFLA_MASTER") or 0
+        # The index of a veth's other end, and the number of its namespace when that is another one.
+        self.peer: int = attribute("IFLA_LINK") or 0
+        self.peer_namespace: int | None = attribute("IFLA_LINK_NETNSID")
         self.state: str = attribute("IFLA_OPERSTATE") or ""
         # The bus address of the device below: 0000:00:1f.6, virtio0. Since Linux 5.14.
         self.parent: str = attribute("IFLA_PARENT_DEV_NAME") or ""
@@ -135,16 +142,24 @@ class Address:
         """Whether it has no lifetime: set by hand, not learnt."""
         return bool(self.flags & IFA_F_PERMANENT)
 
+    @property
+    def is_link_local(self) -> bool:
+        """Whether it is of use on its own link alone, as every IPv6 interface has one."""
+        return self.family == AF_INET6 and self.scope == RT_SCOPE_LINK
+
     def __str__(self) -> str:
         return f"{self.local}/{self.prefixlen}"
 
 
 class Links:
-    """The links of one network namespace: that of the descriptor, or our own."""
+    """The links of one network namespace: that of the descriptor, or of a netlink socket (which is
+    closed with this), or our own."""
 
-    def __init__(self, namespace: int | None = None) -> None:
+    def __init__(
+        self, namespace: int | None = None, *, socket: socket.socket | None = None
+    ) -> None:
         self._messages = netlink.messages()
-        self._netlink = Netlink(namespace)
+        self._netlink = Netlink(namespace, socket=socket)
 
     def close(self) -> None:
         """Close the socket."""
@@ -196,6 +211,12 @@ class Links:
         found = map(Address, self._netlink.dump(message, netlink.RTM_GETADDR))
         # A kernel without strict checking (before 4.20) sends them all.
         return [address for address in found if address.index == index]
+
+    def all_addresses(self) -> list[Address]:
+        """The addresses of every link."""
+        return list(
+            map(Address, self._netlink.dump(self._messages.ifaddrmsg(), netlink.RTM_GETADDR))
+        )
 
     def routes(self, index: int) -> list[Any]:
         """The routes through a link that were added by others than the kernel, as messages."""

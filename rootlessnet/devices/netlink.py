@@ -119,10 +119,15 @@ def _import_messages() -> Messages:
 
 
 class Netlink:
-    """A rtnetlink socket in the given network namespace (a descriptor), or in our own."""
+    """A rtnetlink socket in the given network namespace (a descriptor), or in our own; or one that
+    `open_socket` made elsewhere, which is ours from then on."""
 
-    def __init__(self, namespace: int | None = None) -> None:
-        self._socket = _open() if namespace is None else netns.inside(namespace, _open)
+    def __init__(
+        self, namespace: int | None = None, *, socket: socket.socket | None = None
+    ) -> None:
+        if socket is None:
+            socket = open_socket() if namespace is None else netns.inside(namespace, open_socket)
+        self._socket = socket
         self._sequence = 0
 
     def close(self) -> None:
@@ -209,7 +214,8 @@ class Netlink:
                 found.append((part, flags))
 
 
-def _open() -> socket.socket:
+def open_socket() -> socket.socket:
+    """A socket for `Netlink`, in the network namespace of the calling thread."""
     import socket
 
     family = socket.AF_NETLINK

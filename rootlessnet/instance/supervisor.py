@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
 _LOCK_RETRY = 0.02
 _RETRY = 1.0
+_TOGETHER = 0.1
 _BACK_OFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STABLE_SECONDS = 10.0
 _USUAL_INTERFACES = ("lo", choice.TAP)
@@ -197,6 +198,7 @@ class Supervisor:
         self.log = 2
         self.scope: str | None = None
         self.restarts = 0
+        self.last_exit: str | None = None
         self.version = "unknown"
         self.asks = ""
         self.holder_pidfd = -1
@@ -267,6 +269,7 @@ class Supervisor:
         self.pins = left.pins
         self.holder = left.holder
         self.restarts = int(record["driver"]["restarts"])
+        self.last_exit = record["driver"].get("last_exit")
         self.version = str(record["driver"]["version"])
         self.asks = str(record["driver"].get("asks", ""))
         self._mirror.skip()
@@ -285,6 +288,8 @@ class Supervisor:
                 self.driver_pidfd = process.open_process(driver["pid"], driver["started"])
                 self.driver_pid = int(driver["pid"])
             except (ProcessLookupError, FileNotFoundError, TypeError):
+                if driver["pid"] is not None:
+                    self.last_exit = "ended while there was no supervisor"
                 self._end_stray_driver()
                 self._retry_at = time.monotonic()
                 self._restart_driver()
@@ -467,6 +472,7 @@ class Supervisor:
                 "started": process.start_time(pid) if pid else None,
                 "restarts": self.restarts,
                 "asks": self.asks,
+                "last_exit": self.last_exit,
                 "options": options,
                 "cidr": addressing.cidr,
                 "gateway": addressing.gateway,
@@ -507,6 +513,8 @@ class Supervisor:
                 if verdict == _USED:
                     unused = False
             ready = self._wait(self._timeout(unused, bool(watched)), watched)
+            if self._is_told_to_stop(ready):
+                continue
             if self.reader in ready or any(fd in ready for fd in watched):
                 unused = self._is_unused()
             if self.driver_pidfd in ready:
@@ -579,6 +587,23 @@ class Supervisor:
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)
         return ready
+
+    def _is_told_to_stop(self, ready: set[int]) -> bool:
+        """Whether a SIGTERM has come; where a helper had one, after waiting a moment for ours.
+
+        At a logout systemd sends it to all of us, in any order. A helper that was replaced then
+        would get none, and hold up the end of the session until systemd loses patience.
+        """
+        for pidfd in ready & {self.driver_pidfd, self.holder_pidfd}:
+            try:
+                found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+                if found and found.si_status != signals.SIGTERM:
+                    continue
+            except ChildProcessError:
+                pass  # adopted, so nobody tells how it ended
+            if not self._stop:
+                select.select([self._wake_read], [], [], _TOGETHER)
+        return self._stop
 
     def _chores(self, ready: set[int]) -> None:
         now = time.monotonic()
@@ -759,7 +784,8 @@ class Supervisor:
         say(f"holder {self.holder.pid} has taken its place")
 
     def _driver_ended(self) -> None:
-        say(f"{self.settings.driver} {self.driver_pid} {_reap(self.driver_pid)}")
+        self.last_exit = _reap(self.driver_pid)
+        say(f"{self.settings.driver} {self.driver_pid} {self.last_exit}")
         os.close(self.driver_pidfd)
         self.driver_pid, self.driver_pidfd = 0, -1
         if time.monotonic() - self._driver_since > _STABLE_SECONDS:
