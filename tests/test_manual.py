@@ -47,7 +47,6 @@ def references() -> set[str]:
     return found
 
 
-@pytest.mark.xfail(reason="pages of commands that are being written")
 def test_no_reference_to_a_page_that_is_missing() -> None:
     assert {name for name in references() if not (MAN / name).exists()} == set()
 
