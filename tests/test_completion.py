@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from container_support import lab_of
+from container_support import Lab, lab_of
 from port_support import add, free_port
 from support import PROGRAM, Net
 
@@ -133,31 +133,36 @@ def test_named_leases_of_the_static_dir_that_is_meant(net: Net) -> None:
         net.run("--static-dir", str(net.static_dir), "down", "--all")
 
 
-def test_containers_and_published_ports(tmp_path: Path) -> None:
-    with lab_of(tmp_path) as lab:
-        lab.network("lab", "--subnet", "10.99.0.0/24")
-        # The second one is not what its record is called: that would end like one half written.
-        port = free_port()
-        lab.setup("web", "--network", "lab", "-p", f"127.0.0.1:{port}:80")
-        lab.setup("w.new", "--network", "lab")
-        own = add(lab, "127.0.0.1::7")[0]
-        for line in (
-            ["container", "inspect"],
-            ["container", "stats"],
-            ["container", "teardown"],
-            ["container", "reload"],
-            ["network", "connect", "lab"],
-            ["network", "disconnect", "lab"],
-        ):
-            assert words(lab, *line, "w") == ["w.new", "web"], line
-        assert words(lab, "container", "teardown", "web", "w") == ["w.new"]
-        assert words(lab, "container", "setup", "new", "--network", "l") == ["lab"]
-        assert words(lab, "network", "connect", "") == ["lab", "podman"]
-        # What `port rm` cannot withdraw is not offered, and what is new nobody knows.
-        assert words(lab, "port", "rm", "") == [f"127.0.0.1:{own}:7/tcp"]
-        assert words(lab, "port", "rm", f"127.0.0.1:{own}:7/tcp", "") == []
-        assert words(lab, "port", "add", "") == words(lab, "enter", "-p", "") == []
-        assert in_bash(lab, "rootlessnet port rm 127.0.0.1:") == [f"{own}:7/tcp"]
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with lab_of(tmp_path) as one:
+        yield one
+
+
+def test_containers_and_published_ports(lab: Lab) -> None:
+    lab.network("lab", "--subnet", "10.99.0.0/24")
+    # The second one is not what its record is called: that would end like one half written.
+    port = free_port()
+    lab.setup("web", "--network", "lab", "-p", f"127.0.0.1:{port}:80")
+    lab.setup("w.new", "--network", "lab")
+    own = add(lab, "127.0.0.1::7")[0]
+    for line in (
+        ["container", "inspect"],
+        ["container", "stats"],
+        ["container", "teardown"],
+        ["container", "reload"],
+        ["network", "connect", "lab"],
+        ["network", "disconnect", "lab"],
+    ):
+        assert words(lab, *line, "w") == ["w.new", "web"], line
+    assert words(lab, "container", "teardown", "web", "w") == ["w.new"]
+    assert words(lab, "container", "setup", "new", "--network", "l") == ["lab"]
+    assert words(lab, "network", "connect", "") == ["lab", "podman"]
+    # What `port rm` cannot withdraw is not offered, and what is new nobody knows.
+    assert words(lab, "port", "rm", "") == [f"127.0.0.1:{own}:7/tcp"]
+    assert words(lab, "port", "rm", f"127.0.0.1:{own}:7/tcp", "") == []
+    assert words(lab, "port", "add", "") == words(lab, "enter", "-p", "") == []
+    assert in_bash(lab, "rootlessnet port rm 127.0.0.1:") == [f"{own}:7/tcp"]
 
 
 def test_words_of_options_and_stages(net: Net) -> None:
