@@ -83,7 +83,7 @@ def _parse(
     values, words = arguments.parse(argv, options)
     name = usage.split()[0]
     if "help" in values:
-        print(arguments.help_text(f"container {usage}", f"Command: {COMMANDS[name]}.", options))
+        print(arguments.help_text(f"container {usage}", group.sentence(COMMANDS[name]), options))
         return None
     if len(words) < least:
         raise UsageError(f"container {name}: no container is named: container {usage}")

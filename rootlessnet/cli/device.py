@@ -34,7 +34,7 @@ def _parse(
     values, words = arguments.parse(argv, options)
     name = usage.split()[0]
     if "help" in values:
-        print(arguments.help_text(f"device {usage}", f"Command: {COMMANDS[name]}.", options))
+        print(arguments.help_text(f"device {usage}", group.sentence(COMMANDS[name]), options))
         return None
     if len(words) < least:
         raise UsageError(f"device {name}: too few arguments: device {usage}")

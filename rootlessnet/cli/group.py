@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+def sentence(text: str) -> str:
+    """What a command does, as its own --help says it."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def choose(
     argv: Sequence[str],
     group: str,

@@ -113,7 +113,7 @@ def _parse(
     values, words = arguments.parse(argv, options)
     name = usage.split()[0]
     if "help" in values:
-        print(arguments.help_text(f"network {usage}", f"Command: {COMMANDS[name]}.", options))
+        print(arguments.help_text(f"network {usage}", group.sentence(COMMANDS[name]), options))
         return None
     if len(words) < least:
         raise UsageError(f"network {name}: no network is named: network {usage}")

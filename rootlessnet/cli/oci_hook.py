@@ -59,7 +59,7 @@ def _run(stage: str, argv: list[str]) -> int:
 def _generate(argv: list[str]) -> int:
     usage = "oci-hook generate [--config | --hooks-dir DIR | --bundle DIR]"
     options = (*arguments.COMMON, CONFIG, HOOKS_DIR, BUNDLE)
-    given = arguments.read(argv, usage, f"Command: {COMMANDS['generate']}.", options)
+    given = arguments.read(argv, usage, group.sentence(COMMANDS["generate"]), options)
     if given is None:
         return 0
     values, _ = given

@@ -48,7 +48,7 @@ def _parse(
     values, words = arguments.parse(argv, options)
     if "help" in values:
         name = usage.split()[0]
-        print(arguments.help_text(f"port {usage}", f"Command: {COMMANDS[name]}.", options))
+        print(arguments.help_text(f"port {usage}", group.sentence(COMMANDS[name]), options))
         return None
     return values, words
 
