@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from container_support import Lab, lab_of
+from container_support import BACKENDS, Lab, lab_of
 from port_support import free_port
 from support import wait_for
 from test_watch_events import Events
@@ -27,8 +27,8 @@ for _ in range(100):
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    with lab_of(tmp_path) as one:
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    with lab_of(tmp_path, getattr(request, "param", "netavark")) as one:
         one.network("lab", "--subnet", "10.99.0.0/24")
         one.network("back", "--subnet", "10.98.0.0/24")
         yield one
@@ -42,6 +42,7 @@ def peer(lab: Lab, id: str, network: str) -> str:
     return next(str(link["ifname"]) for link in links if link["ifindex"] == number)
 
 
+@pytest.mark.parametrize("lab", BACKENDS, indirect=True)
 def test_status_graph_metrics_and_top_show_the_same_containers(lab: Lab) -> None:
     port = free_port()
     lab.setup("web", "--network", "lab", "--network", "back", "-p", f"127.0.0.1:{port}:80")
