@@ -28,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--as-root", action="store_true", help="run the tests marked root, and only those"
     )
+    parser.addoption(
+        "--part", metavar="K/N", default="1/1", help="run the K-th of N parts: whole files each"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,10 +39,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     as_root = config.getoption("--as-root")
-    left_out = [item for item in items if ("root" in item.keywords) is not as_root]
+    part, parts = map(int, config.getoption("--part").split("/"))
+    chosen = divide({item.path for item in items}, parts)[part - 1]
+    left_out = [
+        item
+        for item in items
+        if ("root" in item.keywords) is not as_root or item.path not in chosen
+    ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+
+
+def divide(files: set[Path], parts: int) -> list[set[Path]]:
+    """Test files in parts that take about the same time, by their size."""
+    sizes = [0] * parts
+    found: list[set[Path]] = [set() for _ in range(parts)]
+    for size, file in sorted(((file.stat().st_size, file) for file in files), reverse=True):
+        smallest = sizes.index(min(sizes))
+        sizes[smallest] += size
+        found[smallest].add(file)
+    return found
 
 
 def refuse_skip(report: pytest.CollectReport | pytest.TestReport) -> None:

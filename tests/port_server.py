@@ -1,8 +1,9 @@
 """A server for the tests of published ports: port_server.py PORT [ADDRESS]. Prints "up".
 
-TCP: who starts with GET gets a page, with "flood" data for ever, with "stop" the server's end, with
-"reset" a reset; all others first the line "CLIENT PORT SERVER" and then an echo to the end of what
-they say. UDP: "CLIENT PORT DATAGRAM".
+TCP: who starts with GET gets a page, with "flood" data for ever, with "much N" N bytes, with
+"stop" the server's end, with "reset" a reset; who starts with "hold" is not listened to until
+somebody says "release", and then gets an answer and a reset. All others get first the line
+"CLIENT PORT SERVER" and then an echo to the end of what they say. UDP: "CLIENT PORT DATAGRAM".
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import socket
 import struct
 import sys
 import threading
+
+ANSWER = 20000
+released = threading.Event()
 
 
 def name(address: str) -> str:
@@ -32,6 +36,13 @@ def serve(connection: socket.socket, client: tuple[str, int]) -> None:
         os._exit(0)
     elif first == b"reset":
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    elif first.startswith(b"much "):
+        connection.sendall(bytes(int(first[5:])))
+    elif first.startswith(b"hold"):
+        released.wait()
+        connection.sendall(b"a" * ANSWER)
+    elif first == b"release":
+        released.set()
     else:
         connection.sendall(line)
         while first:

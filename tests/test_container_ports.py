@@ -239,6 +239,16 @@ def test_from_inside_it_takes_the_users_leave(lab: Lab) -> None:
     lab.run("down")
 
 
+def test_what_it_has_follows_it_from_inside_too(lab: Lab) -> None:
+    lab.network("back", "--subnet", "10.98.0.0/24")
+    port = publish(lab, "app")
+    lab.enter(PROGRAM, "network", "connect", "back", "app")
+    lab.enter(PROGRAM, "network", "disconnect", "lab", "app")
+    assert ask(MACHINE, port).split()[2] == "10.98.0.2"
+    lab.enter(PROGRAM, "container", "teardown", "app")
+    assert listing(lab) == []
+
+
 # -- following the container -----------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from port_support import (
     ask,
     connect,
     descriptors,
+    free_port,
     instance,
     is_refused,
     listing,
@@ -226,6 +227,49 @@ def test_a_reset_of_the_server_reaches_the_client(port: int) -> None:
             s.recv(1)
 
 
+def test_a_server_that_hangs_up_on_an_upload(port: int) -> None:
+    """Its answer arrives, then the reset, and all other connections go on."""
+    others = [connect("127.0.0.1", port) for _ in range(8)]
+    for other in others:
+        other.sendall(b"x")
+        other.makefile().readline()
+    with connect("127.0.0.1", port) as s:
+        s.sendall(b"hold")
+        s.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            while True:
+                s.sendall(bytes(1 << 20))
+        s.settimeout(10)
+        with connect("127.0.0.1", port) as other:
+            other.sendall(b"release")
+        answer = b""
+        with pytest.raises(ConnectionResetError):
+            while chunk := s.recv(65536):
+                answer += chunk
+        assert answer == b"a" * 20000
+    for other in others:
+        other.sendall(b"still here")
+        assert other.recv(100)
+        other.close()
+
+
+def test_a_slow_reader_that_has_said_all_gets_all(port: int) -> None:
+    """Even when the server has gone long before."""
+    sizes = [1 << shift for shift in range(16, 24)]
+    clients = []
+    for size in sizes:
+        clients.append(connect("127.0.0.1", port))
+        clients[-1].sendall(b"much %d" % size)
+        clients[-1].shutdown(socket.SHUT_WR)
+    assert ask("127.0.0.1", port)
+    for client, size in zip(clients, sizes, strict=True):
+        with client:
+            found = 0
+            while chunk := client.recv(1 << 20):
+                found += len(chunk)
+            assert found == size
+
+
 def test_a_reset_of_the_client_reaches_the_server(net: Net) -> None:
     code = (
         "import socket\n"
@@ -366,12 +410,12 @@ def test_large_datagrams(port: int) -> None:
 
 
 def test_iperf3_through_a_port(net: Net) -> None:
-    net.start("enter", "--", "iperf3", "-s", "-1", "-p", "5201")
-    (port,) = add(net, "127.0.0.1::5201")
-    net.run("port", "add", f"127.0.0.1:{port}:5201/udp")
+    port = free_port()
+    net.start("enter", "-p", f"127.0.0.1:{port}:5201", "--", "iperf3", "-s", "-1", "-p", "5201")
+    wait_for("it is published", lambda: listing(net))
     wait_for("it listens", lambda: not _refused_quietly(net))
     done = subprocess.run(
-        ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", "1", "-P", "4"],
+        ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-n", "50M", "-P", "4"],
         capture_output=True, text=True, timeout=30,
     )  # fmt: skip
     assert done.returncode == 0, done

@@ -26,8 +26,7 @@ import resource
 import select
 import time
 
-from rootlessnet.drivers import choice, launch
-from rootlessnet.drivers.options import Addressing
+from rootlessnet.drivers import choice
 from rootlessnet.drivers.target import Target
 from rootlessnet.errors import Error, hint, reason
 from rootlessnet.instance import (
@@ -46,6 +45,7 @@ from rootlessnet.instance import (
     portkeeper,
     resolvconf,
     state,
+    uplink,
 )
 from rootlessnet.instance.logfile import say
 from rootlessnet.kernel import libc, namespaces, process, signals
@@ -56,7 +56,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from rootlessnet.drivers.target import Features
     from rootlessnet.instance.paths import Instance
     from rootlessnet.instance.recovery import Left
     from rootlessnet.instance.settings import Settings
@@ -64,9 +63,10 @@ if TYPE_CHECKING:
 _LOCK_RETRY = 0.02
 _RETRY = 1.0
 _TOGETHER = 0.1
-_BACK_OFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_STABLE_SECONDS = 10.0
 _USUAL_INTERFACES = ("lo", choice.TAP)
+
+_LOG = 2
+"""Descriptor: stderr is the log, once it is a daemon."""
 
 _ENDED = "ended"
 _USED = "used"
@@ -193,20 +193,9 @@ class Supervisor:
         self.instance = instance
         self.settings = settings
         self.reader = reader
-        self.driver = choice.get(settings.driver)
-        self.addressing = Addressing(str(settings.options["cidr"]))
-        self.log = 2
+        self.uplink = uplink.Uplink(settings, _LOG)
         self.scope: str | None = None
-        self.restarts = 0
-        self.last_exit: str | None = None
-        self.version = "unknown"
-        self.asks = ""
         self.holder_pidfd = -1
-        self.driver_pid = 0
-        self.driver_pidfd = -1
-        self._driver_since = 0.0
-        self._attempt = 0
-        self._retry_at = 0.0
         self._idle_since = 0.0
         self._stop = False
         self._orphaned = False
@@ -226,7 +215,7 @@ class Supervisor:
         """
         settings, instance = self.settings, self.instance
         deadline = time.monotonic() + settings.timeout
-        probe = self.driver.Probe(settings.program)
+        probe = self.uplink.driver.Probe(settings.program)
         mover = scope.Mover(instance.name) if scope.wanted() else None
         starting = None
         try:
@@ -243,8 +232,14 @@ class Supervisor:
                 report.warn(starting.warning)
             trace("start:holder")
             features = probe.finish(_left(deadline))
-            self.version = features.version
-            self._connect(features, _left(deadline), report.fd, mover)
+
+            def move(driver: int) -> None:
+                if mover:
+                    mover.request([os.getpid(), self.holder.pid, driver])
+
+            self.uplink.connect(
+                features, self._target(), self._exit_read, _left(deadline), report.fd, move
+            )
             trace("start:driver")
             if mover:
                 self._finish_move(mover, report)
@@ -261,17 +256,13 @@ class Supervisor:
             if starting:
                 starting.close()
         self._follow()
-        say(f"running: {instance.static_dir}, holder {self.holder.pid}, driver {self.driver_pid}")
+        say(f"running: {instance.static_dir}, holder {self.holder.pid}, driver {self.uplink.pid}")
 
     def adopt(self, report: Report, left: Left) -> None:
         """Take over what is running: nobody inside notices. Raises Error and changes nothing."""
         record = left.record
         self.pins = left.pins
         self.holder = left.holder
-        self.restarts = int(record["driver"]["restarts"])
-        self.last_exit = record["driver"].get("last_exit")
-        self.version = str(record["driver"]["version"])
-        self.asks = str(record["driver"].get("asks", ""))
         self._mirror.skip()
         say(f"taking over from supervisor {record['supervisor']['pid']}")
         mover = scope.Mover(self.instance.name) if scope.wanted() else None
@@ -283,19 +274,10 @@ class Supervisor:
                 self._exit_read, self._exit_write = os.pipe()
                 self._replace_holder()
             trace("adopt:holder")
-            driver = record["driver"]
-            try:
-                self.driver_pidfd = process.open_process(driver["pid"], driver["started"])
-                self.driver_pid = int(driver["pid"])
-            except (ProcessLookupError, FileNotFoundError, TypeError):
-                if driver["pid"] is not None:
-                    self.last_exit = "ended while there was no supervisor"
-                self._end_stray_driver()
-                self._retry_at = time.monotonic()
-                self._restart_driver()
+            self.uplink.adopt(record["driver"], self._target(), self._exit_read)
             trace("adopt:driver")
             if mover:
-                drivers = [self.driver_pid] if self.driver_pid else []
+                drivers = [self.uplink.pid] if self.uplink.pid else []
                 mover.request([os.getpid(), self.holder.pid, *drivers])
                 self._finish_move(mover, report)
         finally:
@@ -308,27 +290,6 @@ class Supervisor:
         self._follow()
         self._update_resolv_conf(settled=True)
 
-    def _end_stray_driver(self) -> None:
-        """End a driver that is in no record, as the last supervisor was killed before it wrote one:
-        it has tap0, so there cannot be another. Its command line tells."""
-        target = self._target()
-        for pid in process.all_pids():
-            try:
-                pidfd = os.pidfd_open(pid)
-            except OSError:
-                continue
-            try:
-                with open(f"/proc/{pid}/cmdline", "rb") as file:
-                    words = file.read().decode(errors="replace").split("\0")[:-1]
-                if self.driver.is_for(words, target):
-                    say(f"ending a {self.driver.NAME} that is in no record: {pid}")
-                    signals.send(pidfd, signals.SIGKILL)
-                    process.wait_for(pidfd, _RETRY)
-            except OSError:
-                continue
-            finally:
-                os.close(pidfd)
-
     def _write_resolv_conf(self, report: Report) -> None:
         fallback = bool(self.settings.options["dns_fallback"])
         if not resolvconf.host_content().nameservers and not fallback:
@@ -336,7 +297,7 @@ class Supervisor:
                 "the host's /etc/resolv.conf names no server: names will not be resolved inside "
                 "(-o dns_fallback=true asks public servers)"
             )
-        self.asks = resolvconf.first_server()
+        self.uplink.asks = resolvconf.first_server()
         path = self._resolv_conf()
         state.replace(path, self._compose().encode())
         os.chmod(path, 0o644)
@@ -348,18 +309,14 @@ class Supervisor:
         options = self.settings.options
         return resolvconf.compose(
             resolvconf.host_content(),
-            self.addressing.dns,
+            self.uplink.addressing.dns,
             ipv6=bool(options["enable_ipv6"]),
             fallback=bool(options["dns_fallback"]),
-            outdated=self._asks_another(),
+            outdated=self.uplink.asks_another(),
         )
 
     def _keep_ports(self) -> None:
-        self._ports = portkeeper.Keeper(self.instance, self._exit_read, self.log)
-
-    def _asks_another(self) -> bool:
-        """Whether the driver asks a name server that is not the host's any more."""
-        return not self.driver.FOLLOWS_RESOLV_CONF and self.asks != resolvconf.first_server()
+        self._ports = portkeeper.Keeper(self.instance, self._exit_read, _LOG)
 
     def _follow(self) -> None:
         self._follower = follow.Follower()
@@ -391,33 +348,6 @@ class Supervisor:
         else:
             self.scope = mover.unit
 
-    def _connect(
-        self,
-        features: Features,
-        seconds: float,
-        waiting: int = -1,
-        mover: scope.Mover | None = None,
-    ) -> None:
-        def move(driver: int) -> None:
-            if mover:
-                mover.request([os.getpid(), self.holder.pid, driver])
-
-        asks = resolvconf.first_server()
-        self.driver_pid = launch.connect(
-            self.driver,
-            self.settings.options,
-            features,
-            self._target(),
-            self._exit_read,
-            self.log,
-            seconds,
-            waiting,
-            move,
-        )
-        self.asks = asks
-        self.driver_pidfd = os.pidfd_open(self.driver_pid)
-        self._driver_since = time.monotonic()
-
     def _target(self) -> Target:
         return Target(
             self.holder.pid, self.holder_pidfd, self.holder.userns, self.instance.directory
@@ -425,7 +355,7 @@ class Supervisor:
 
     def undo(self) -> None:
         """End what a failed start has made so far; the directory is left to cleanup.clear."""
-        for pid in (self.driver_pid, self.holder.pid if self.holder_pidfd >= 0 else 0):
+        for pid in (self.uplink.pid, self.holder.pid if self.holder_pidfd >= 0 else 0):
             if pid:
                 try:
                     os.kill(pid, signals.SIGKILL)
@@ -436,7 +366,7 @@ class Supervisor:
     def _republish(self) -> None:
         """Write state.json; when there is no room for it, later."""
         try:
-            self._publish("running" if self.driver_pid else "degraded")
+            self._publish("running" if self.uplink.pid else "degraded")
             self._unpublished = False
         except (Error, OSError) as error:
             if not self._unpublished:
@@ -445,9 +375,6 @@ class Supervisor:
 
     def _publish(self, how: str) -> None:
         """Write state.json. Raises Error or OSError."""
-        options = self.settings.options
-        addressing = self.addressing
-        pid = self.driver_pid or None
         record: dict[str, Any] = {
             "version": 1,
             "boot_id": state.boot_id(),
@@ -464,26 +391,10 @@ class Supervisor:
                 "scope": self.scope,
             },
             "holder": {"pid": self.holder.pid, "started": self.holder.started},
-            "driver": {
-                "name": self.settings.driver,
-                "version": self.version,
-                "program": self.settings.program,
-                "pid": pid,
-                "started": process.start_time(pid) if pid else None,
-                "restarts": self.restarts,
-                "asks": self.asks,
-                "last_exit": self.last_exit,
-                "options": options,
-                "cidr": addressing.cidr,
-                "gateway": addressing.gateway,
-                "dns": addressing.dns,
-                "address": addressing.address,
-                "mtu": options["mtu"],
-                "ipv6": options["enable_ipv6"],
-            },
+            "driver": self.uplink.record(),
         }
         marker = self.instance.path(state.DEGRADED)
-        if pid is None:
+        if not self.uplink.pid:
             os.close(os.open(marker, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
         elif os.path.exists(marker):
             os.unlink(marker)
@@ -517,8 +428,9 @@ class Supervisor:
                 continue
             if self.reader in ready or any(fd in ready for fd in watched):
                 unused = self._is_unused()
-            if self.driver_pidfd in ready:
-                self._driver_ended()
+            if self.uplink.pidfd in ready:
+                self.uplink.ended()
+                self._republish()
             if self.holder_pidfd in ready and not self._holder_ended():
                 unused = True
             self._chores(ready)
@@ -552,8 +464,8 @@ class Supervisor:
     def _timeout(self, unused: bool, watching: bool) -> float | None:
         now = time.monotonic()
         moments = []
-        if self._retry_at:
-            moments.append(self._retry_at - now)
+        if self.uplink.retry_at:
+            moments.append(self.uplink.retry_at - now)
         if self._holder_retry_at:
             moments.append(self._holder_retry_at - now)
         if self._unpublished:
@@ -572,7 +484,7 @@ class Supervisor:
         poll = select.poll()
         for fd in (
             -1 if self._orphaned else self.reader,
-            self.driver_pidfd,
+            self.uplink.pidfd,
             self.holder_pidfd,
             self._wake_read,
             self._follower.fd,
@@ -594,7 +506,7 @@ class Supervisor:
         At a logout systemd sends it to all of us, in any order. A helper that was replaced then
         would get none, and hold up the end of the session until systemd loses patience.
         """
-        for pidfd in ready & {self.driver_pidfd, self.holder_pidfd}:
+        for pidfd in ready & {self.uplink.pidfd, self.holder_pidfd}:
             try:
                 found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
                 if found and found.si_status != signals.SIGTERM:
@@ -609,7 +521,7 @@ class Supervisor:
         now = time.monotonic()
         if self._holder_retry_at and now >= self._holder_retry_at:
             self._replace_lost_holder()
-        if self._retry_at and now >= self._retry_at:
+        if self.uplink.retry_at and now >= self.uplink.retry_at:
             self._restart_driver()
         if self._unpublished:
             self._republish()
@@ -633,12 +545,11 @@ class Supervisor:
             servers = resolvconf.host_content().nameservers
             if not settled and not servers:
                 return
-            if settled and self._asks_another() and self.driver_pid:
+            if settled and self.uplink.asks_another() and self.uplink.pid:
                 ipv6 = bool(self.settings.options["enable_ipv6"])
                 if servers and not resolvconf.usable(servers, ipv6):
                     # Only the driver can reach them, and only a new one will.
-                    say(f"{self.driver.NAME} has to ask another name server: starting it again")
-                    signals.send(self.driver_pidfd, signals.SIGTERM)
+                    self.uplink.begin_again("has to ask another name server")
                     return
             text = self._compose().encode()
             if mounts.resolv_conf_inside(self.holder.pid) == text:
@@ -709,10 +620,7 @@ class Supervisor:
         say("unused: ending")
         trace("end:decided")
         self._ports.end()
-        if self.driver_pid:
-            signals.send(self.driver_pidfd, signals.SIGTERM)
-            if not process.wait_for(self.driver_pidfd, 0.5):
-                signals.send(self.driver_pidfd, signals.SIGKILL)
+        self.uplink.end()
         trace("end:driver")
         dns.end(self.instance, self.holder.netns)
         # By what we know ourselves: the record may be damaged.
@@ -736,7 +644,7 @@ class Supervisor:
                 return
         except OSError:
             return
-        for pidfd in (self.driver_pidfd, self.holder_pidfd):
+        for pidfd in (self.uplink.pidfd, self.holder_pidfd):
             if pidfd >= 0:
                 signals.send(pidfd, signals.SIGKILL)
 
@@ -744,7 +652,7 @@ class Supervisor:
 
     def _holder_ended(self) -> bool:
         """Put a new holder in its place; False when nobody needs one."""
-        _reap(self.holder.pid)
+        process.reap(self.holder.pid)
         os.close(self.holder_pidfd)
         self.holder_pidfd = -1
         say(f"holder {self.holder.pid} has ended")
@@ -783,48 +691,14 @@ class Supervisor:
             starting.close()
         say(f"holder {self.holder.pid} has taken its place")
 
-    def _driver_ended(self) -> None:
-        self.last_exit = _reap(self.driver_pid)
-        say(f"{self.settings.driver} {self.driver_pid} {self.last_exit}")
-        os.close(self.driver_pidfd)
-        self.driver_pid, self.driver_pidfd = 0, -1
-        if time.monotonic() - self._driver_since > _STABLE_SECONDS:
-            self._attempt = 0
-        self._schedule_restart()
-        self._republish()
-
-    def _schedule_restart(self) -> None:
-        pause = _BACK_OFF[min(self._attempt, len(_BACK_OFF) - 1)]
-        self._attempt += 1
-        self._retry_at = time.monotonic() + pause
-
     def _restart_driver(self) -> None:
-        self._retry_at = 0.0
-        self.restarts += 1
-        try:
-            probe = self.driver.Probe(self.settings.program)
-            features = probe.finish(self.settings.timeout)
-            self.version = features.version
-            self._connect(features, self.settings.timeout)
-        except (Error, OSError) as error:
-            say(f"restart: {reason(error)}")
-            self._schedule_restart()
+        if self.uplink.restart(self._target(), self._exit_read):
+            trace("restart:driver")
             self._republish()
-            return
-        trace("restart:driver")
-        self._republish()
-        if not self.driver.FOLLOWS_RESOLV_CONF:
-            self._update_resolv_conf(settled=True)
-        say(f"{self.settings.driver} restarted as {self.driver_pid}")
-
-
-def _reap(pid: int) -> str:
-    """How a child of ours has ended; one that was adopted is not our child, and tells nothing."""
-    try:
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    except ChildProcessError:
-        return "has ended"
-    return f"ended with status {code}" if code >= 0 else f"was killed by signal {-code}"
+            if not self.uplink.driver.FOLLOWS_RESOLV_CONF:
+                self._update_resolv_conf(settled=True)
+        else:
+            self._republish()
 
 
 def _reopen_exit_pipe(pid: int) -> tuple[int, int]:

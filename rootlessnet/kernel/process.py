@@ -81,3 +81,12 @@ def inside_netns(inode: int) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def reap(pid: int) -> str:
+    """How a child of ours has ended; one that was adopted is not our child, and tells nothing."""
+    try:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return "has ended"
+    return f"ended with status {code}" if code >= 0 else f"was killed by signal {-code}"

@@ -2,8 +2,9 @@
 directory.
 
 Who is at the other end is what the kernel says: another user is turned away, and whoever is not in
-the host's network namespace, so all that runs inside, may look but not change anything, unless the
-instance was made with `-o allow_ports_from_inside=true`.
+the host's network namespace, so all that runs inside, may look but not publish anything, unless the
+instance was made with `-o allow_ports_from_inside=true`; only the ports that a container has may
+follow it from there, and be withdrawn.
 """
 
 from __future__ import annotations

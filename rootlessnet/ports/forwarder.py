@@ -573,16 +573,19 @@ class Forwarder:
                 return {"rules": self._list()}
             if what not in ("add", "remove", "retarget"):
                 raise ValueError(f"unknown request {what!r}")
-            if not self._from_inside and not peer.is_outside():
+            owner = request["owner"]
+            if not isinstance(owner, str):
+                raise ValueError("not an owner")
+            files.check_owner(owner)
+            # Who is inside can change where a container is anyway, and end it: the ports that it
+            # has may follow.
+            is_following = what != "add" and owner.startswith(files.CONTAINER + ":")
+            if not (self._from_inside or is_following or peer.is_outside()):
                 raise Error(
                     "change published ports: from inside the instance this is not allowed",
                     hint="do it outside, or start the instance with "
                     "-o allow_ports_from_inside=true",
                 )
-            owner = request["owner"]
-            if not isinstance(owner, str):
-                raise ValueError("not an owner")
-            files.check_owner(owner)
             if what == "add":
                 return self._add(owner, request)
             if what == "remove":

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 _FIRST_READ = 64 << 10
 _LARGEST_READ = 4 << 20
-_LAST_READS = 16
 _BUDGET = 64 << 20
 """Bytes that a worker keeps for slow readers before it reads in small pieces only."""
 
 _IN, _OUT, _ERR, _HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP
 _RESET = struct.pack("ii", 1, 0)
-_GONE = -1
+_RESETS = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ETIMEDOUT)
+"""Errors after which what had been received is still there to be read, and ends."""
 _SNAT_AFTER = 1.0
 _SNAT_AFTER_LOCAL = 0.03
 """Within the namespace every answer is immediate, but for a full queue, and for IPv6 resets to ::1,
@@ -44,9 +44,24 @@ _CONNECT_SECONDS = 30.0
 
 
 class Half:
-    """One end of a connection. pending is what it has still to send."""
+    """One end of a connection. pending is what it has still to send; fd is -1 when it is closed.
 
-    __slots__ = ("ended", "events", "fd", "limit", "loop", "other", "pending", "sock")
+    ended: it says nothing more. broken: it hears nothing more either, but what it had said before
+    is passed on until it ends, and then the other end is reset.
+    """
+
+    __slots__ = (
+        "broken",
+        "ended",
+        "events",
+        "fd",
+        "limit",
+        "loop",
+        "other",
+        "pending",
+        "registered",
+        "sock",
+    )
 
     other: Half
 
@@ -57,13 +72,15 @@ class Half:
         self.pending: memoryview | None = None
         self.limit = _FIRST_READ
         self.events = _IN
+        self.registered = True
         self.ended = False
+        self.broken = False
 
     def ready(self, mask: int) -> None:
         """What epoll says of this socket."""
         if mask & _OUT and self.pending is not None:
             self._flush()
-        if mask & ~_OUT and self.sock is not None:
+        if mask & ~_OUT and self.fd >= 0:
             if self.events & _IN:
                 self._copy()
             else:
@@ -76,39 +93,47 @@ class Half:
         except BlockingIOError:
             return
         except OSError:
-            self.abort()
-            return
+            self.broken = True
+            count = 0
         if not count:
-            self.ended = True
-            self._watch(0)
-            other.finish()
+            self._said_all()
             return
         try:
             sent = other.sock.send(loop.view[:count])
         except BlockingIOError:
             sent = 0
-        except OSError:
-            self._take_last_words()
-            self.abort()
+        except OSError as error:
+            other._deaf(error)
             return
         if sent < count:
             self._stall(sent, count)
         elif count == self.limit and count < _LARGEST_READ and loop.kept < _BUDGET:
             self.limit = count * 4
 
-    def _take_last_words(self) -> None:
-        """The other end hears nothing any more. What it had said before is passed on: an answer to
-        an upload that it did not want, for instance."""
-        loop, other = self.loop, self.other
-        if self.pending is not None:
+    def _said_all(self) -> None:
+        self.ended = True
+        if self.broken:
+            # It would be told again and again.
+            self._unregister()
+            self._drop_pending()
+            self.other._watch(self.other.events & ~_IN)
+        else:
+            self._watch(self.events & ~_IN)
+        self.other.finish()
+
+    def _deaf(self, error: OSError) -> None:
+        """It hears nothing any more. What it had said before is passed on: an answer to an upload
+        that it did not want, for instance."""
+        if error.errno not in _RESETS:
+            self.abort()
             return
-        try:
-            for _ in range(_LAST_READS):
-                count = other.sock.recv_into(loop.buffer, _FIRST_READ)
-                if not count or self.sock.send(loop.view[:count]) < count:
-                    return
-        except OSError:
-            return
+        self.broken = True
+        self._drop_pending()
+        self.other._watch(self.other.events & ~_IN)
+        if self.ended:
+            self.other.finish()
+        else:
+            self._watch(_IN if self.other.pending is None else 0)
 
     def _stall(self, sent: int, count: int) -> None:
         """The other end takes no more for now."""
@@ -117,7 +142,7 @@ class Half:
         self.loop.kept += count - sent
         if self.loop.kept >= _BUDGET:
             self.limit = _FIRST_READ
-        self._watch(0)
+        self._watch(self.events & ~_IN)
         other._watch(other.events | _OUT)
 
     def _flush(self) -> None:
@@ -126,8 +151,8 @@ class Half:
             sent = self.sock.send(self.pending)
         except BlockingIOError:
             return
-        except OSError:
-            self.abort()
+        except OSError as error:
+            self._deaf(error)
             return
         self.loop.kept -= sent
         if sent < len(self.pending):
@@ -144,31 +169,48 @@ class Half:
         """The other end has said all: so have we, once it is sent."""
         if self.pending is not None:
             return
+        if self.other.broken:
+            self.abort()
+            return
         if self.ended:
             self._close()
             return
         try:
             self.sock.shutdown(_socket.SHUT_WR)
-        except OSError:
-            self.abort()
+        except OSError as error:
+            self._deaf(error)
 
     def _watch(self, events: int) -> None:
-        if self.events == _GONE:
+        if not self.registered:
             if events:
                 self.loop.epoll.register(self.fd, events)
-                self.events = events
+                self.registered = True
         elif events != self.events:
             self.loop.epoll.modify(self.fd, events)
-            self.events = events
+        self.events = events
+
+    def _unregister(self) -> None:
+        if self.registered:
+            self.loop.epoll.unregister(self.fd)
+            self.registered = False
+        self.events = 0
 
     def _hung_up(self) -> None:
         """Nothing was asked, so it is an error or the end of both directions."""
         if self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
-            self.abort()
-        elif self.events != _GONE and not self.events:
-            # It would be told again and again, and there may be something to send the other way.
-            self.loop.epoll.unregister(self.fd)
-            self.events = _GONE
+            self.broken = True
+            self._drop_pending()
+            self.other._watch(self.other.events & ~_IN)
+        if not self.events or self.broken:
+            # It would be told again and again; and there may be something to send the other way.
+            self._unregister()
+        if self.broken and self.ended:
+            self.other.finish()
+
+    def _drop_pending(self) -> None:
+        if self.pending is not None:
+            self.loop.kept -= len(self.pending)
+            self.pending = None
 
     def abort(self) -> None:
         """Pass a reset on: both ends get one."""
@@ -179,11 +221,10 @@ class Half:
     def _close(self) -> None:
         loop, other = self.loop, self.other
         for half in (self, other):
-            if half.pending is not None:
-                loop.kept -= len(half.pending)
-                half.pending = None
+            half._drop_pending()
             loop.forget(half.fd)
             half.events = 0
+            half.fd = -1
             half.ended = True
             half.sock.close()
         # They hold one another, and a collector would have to find them.
