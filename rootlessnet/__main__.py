@@ -10,11 +10,15 @@ from rootlessnet import errors
 
 COMMANDS = {
     "enter": "run a command inside",
-    "up": "take a named lease: keep the instance running",
+    "up": "keep the instance running, by a named lease",
     "down": "give a named lease back",
-    "status": "show this instance, or --all",
+    "status": "show the instance, or with --all every one",
     "ps": "show who uses it",
     "path": "print the path of its network namespace",
+    "port": "publish ports of the host: add, remove, list",
+    "container": "connect containers: set up, tear down, inspect, list",
+    "network": "manage podman's networks: create, connect, list, remove",
+    "device": "give network devices away, count, list",
     "top": "watch its traffic, live",
     "graph": "draw it",
     "metrics": "print its figures for Prometheus",
@@ -22,10 +26,6 @@ COMMANDS = {
     "logs": "show what supervisor and driver said",
     "doctor": "check this machine",
     "config": "show what containers.conf and storage.conf say",
-    "network": "podman's networks: create, list, remove",
-    "container": "attach containers to networks",
-    "port": "publish ports of the host: add, remove, list",
-    "device": "give network devices away, count, list",
     "oci-hook": "connect the containers of an OCI runtime (runc, crun)",
     "install-cni": "link the CNI plugin host-device into a directory",
     "install-units": "put the systemd user units in place",
@@ -42,7 +42,8 @@ def main() -> int:
         return status
     except errors.UsageError as error:
         errors.report(error)
-        errors.complain_hint("rootlessnet --help shows the commands and their options")
+        if not errors.hint(error):
+            errors.complain_hint("rootlessnet --help shows the commands and their options")
         return error.status
     except errors.Error as error:
         errors.report(error)

@@ -349,8 +349,6 @@ def test_resolve() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ([], "device needs a command: move, apply, stats, ls"),
-        (["fly"], "unknown command device fly"),
         (["move"], "device move: too few arguments: device move DEVICE NETNS [--name NEW]"),
         (["move", "a", "b", "c"], "unexpected argument c"),
         (["move", "a", "b", "--name="], "device move: the name is empty: --name NEW"),

@@ -194,5 +194,5 @@ def help_text(usage: str, what: str, options: Sequence[Option]) -> str:
     for option in options:
         short = f"-{option.short}, " if option.short else "    "
         left = f"  {short}--{option.name} {option.metavar}".rstrip()
-        lines.append(f"{left:<30}{option.text}")
+        lines.append(f"{left:<28}  {option.text}")
     return "\n".join(lines)

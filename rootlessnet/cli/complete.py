@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import ModuleType
 
+    from rootlessnet.instance.paths import Instance
+
     Suggestions = Iterator[tuple[str, str]]
 
 FILES = ":files"
@@ -90,12 +92,17 @@ class _Line:
             yield f"{COMMAND} {len(self.before)}", ""
             return
         kind = ""
+        known: set[str] = set()
         if kinds:
             index = min(len(words), len(kinds) - 1)
             kind = kinds[index]
             if index < len(words) and not kind.endswith("..."):
                 kind = ""
-        yield from self._options_or(described.options, self._of_kind(kind.removesuffix("...")))
+            elif kind.endswith("..."):
+                known.update(words[index:])  # nobody says the same twice
+        found = self._of_kind(kind.removesuffix("..."))
+        fitting = ((text, description) for text, description in found if text not in known)
+        yield from self._options_or(described.options, fitting)
 
     def _is_word(self) -> bool:
         return self.no_more_options or not self.current.startswith("-")
@@ -145,6 +152,8 @@ class _Line:
             yield from ((prefix + value, "") for value in option.values)
             return
         kind = option.metavar if option.metavar in _KINDS else option.name.upper()
+        if option.metavar == "RULE":
+            return  # a new one, of which nothing is known
         for text, description in self._of_kind(kind):
             yield text if text.startswith(":") else prefix + text, description
 
@@ -199,6 +208,12 @@ def _find(item: str, options: Sequence[arguments.Option]) -> arguments.Option | 
 # --- what there is -------------------------------------------------------------------------------
 
 
+def _instance(line: _Line) -> Instance:
+    from rootlessnet.instance import paths
+
+    return paths.find(line.given.get("static-dir", ""))
+
+
 def _networks(line: _Line) -> Suggestions:
     from rootlessnet.networks import backend
 
@@ -210,19 +225,27 @@ def _networks(line: _Line) -> Suggestions:
 
 
 def _containers(line: _Line) -> Suggestions:
-    from rootlessnet.instance import paths
+    from rootlessnet.instance import containers
 
-    instance = paths.find(line.given.get("static-dir", ""))
-    for name in sorted(os.listdir(instance.path("containers"))):
-        if not name.endswith(".new"):
-            yield name, "container"
+    instance = _instance(line)
+    for id in containers.names(instance):
+        record = containers.read(instance, id)
+        yield id, " ".join(["container", *(record or {}).get("networks", ())])
+
+
+def _rules(line: _Line) -> Suggestions:
+    """Those that `port rm` can withdraw."""
+    from rootlessnet.ports import api
+
+    for owner, rule, _ in api.records(_instance(line)):
+        if owner == api.USER:
+            yield str(rule), "published"
 
 
 def _leases(line: _Line) -> Suggestions:
-    from rootlessnet.instance import named, paths
+    from rootlessnet.instance import named
 
-    instance = paths.find(line.given.get("static-dir", ""))
-    for name, record in named.records(instance).items():
+    for name, record in named.records(_instance(line)).items():
         yield name, f"since {record['since']}"
 
 
@@ -248,6 +271,10 @@ def _driver_options(line: _Line) -> Suggestions:
         elif isinstance(value, bool):
             yield f"{key}=true", ""
             yield f"{key}=false", ""
+        elif key in options.CHOICES:
+            yield from ((f"{key}={choice}", "") for choice in options.CHOICES[key])
+        elif key.startswith("outbound_addr"):
+            yield from ((f"{key}={name}", text) for name, text in _devices(line))
         else:
             yield f"{key}={options.show(value)}", "default"
 
@@ -292,5 +319,6 @@ _KINDS: dict[str, Callable[[_Line], Suggestions]] = {
     "NETWORK": _networks,
     "OPTION": _driver_options,
     "PATH": _files,
+    "RULE": _rules,
 }
 """By the word in capitals that stands for it in a usage or behind an option, or by the option."""

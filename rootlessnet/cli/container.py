@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from rootlessnet.cli import arguments
+from rootlessnet.cli import arguments, group
 from rootlessnet.errors import Error, Failures, UsageError
 
 TYPE_CHECKING = False
@@ -54,15 +54,10 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """`rootlessnet container`: argv is everything but the word container."""
-    before, rest = arguments.split(argv)
-    if not rest:
-        values, _ = arguments.parse(before, arguments.COMMON)
-        if "help" not in values:
-            raise UsageError("container needs a command: " + ", ".join(COMMANDS))
-        print("usage: rootlessnet container COMMAND [OPTIONS]\n\ncommands:")
-        for name, text in COMMANDS.items():
-            print(f"  {name:<10}{text}")
-        return 0
+    chosen = group.choose(argv, "container", COMMANDS)
+    if isinstance(chosen, int):
+        return chosen
+    name, argv = chosen
     # Short-lived, and nothing to collect in it.
     gc.disable()
     command = {
@@ -72,10 +67,8 @@ def main(argv: list[str]) -> int:
         "inspect": _inspect,
         "stats": _stats,
         "ls": _ls,
-    }.get(rest[0])
-    if command is None:
-        raise UsageError(f"unknown command container {rest[0]}")
-    return command([*before, *rest[1:]])
+    }[name]
+    return command(argv)
 
 
 def _parse(
@@ -90,7 +83,7 @@ def _parse(
     values, words = arguments.parse(argv, options)
     name = usage.split()[0]
     if "help" in values:
-        print(arguments.help_text(f"container {usage}", f"Command: {COMMANDS[name]}.", options))
+        print(arguments.help_text(f"container {usage}", group.sentence(COMMANDS[name]), options))
         return None
     if len(words) < least:
         raise UsageError(f"container {name}: no container is named: container {usage}")

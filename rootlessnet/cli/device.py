@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rootlessnet.cli import arguments, table
+from rootlessnet.cli import arguments, group, table
 from rootlessnet.errors import UsageError
 
 NAME = arguments.Option("name", "the name there; %d is the first free number", metavar="NEW")
@@ -18,20 +18,12 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """`rootlessnet device`: argv is everything but the word device."""
-    # Options may stand before the name of the command too.
-    before, rest = arguments.split(argv)
-    if not rest:
-        values, _ = arguments.parse(before, arguments.COMMON)
-        if "help" not in values:
-            raise UsageError("device needs a command: " + ", ".join(COMMANDS))
-        print("usage: rootlessnet device COMMAND [OPTIONS]\n\ncommands:")
-        for name, text in COMMANDS.items():
-            print(f"  {name:<8}{text}")
-        return 0
-    command = {"move": _move, "apply": _apply, "stats": _stats, "ls": _ls}.get(rest[0])
-    if command is None:
-        raise UsageError(f"unknown command device {rest[0]}")
-    return command([*before, *rest[1:]])
+    chosen = group.choose(argv, "device", COMMANDS)
+    if isinstance(chosen, int):
+        return chosen
+    name, argv = chosen
+    command = {"move": _move, "apply": _apply, "stats": _stats, "ls": _ls}[name]
+    return command(argv)
 
 
 def _parse(
@@ -42,7 +34,7 @@ def _parse(
     values, words = arguments.parse(argv, options)
     name = usage.split()[0]
     if "help" in values:
-        print(arguments.help_text(f"device {usage}", f"Command: {COMMANDS[name]}.", options))
+        print(arguments.help_text(f"device {usage}", group.sentence(COMMANDS[name]), options))
         return None
     if len(words) < least:
         raise UsageError(f"device {name}: too few arguments: device {usage}")

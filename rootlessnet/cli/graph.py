@@ -11,7 +11,7 @@ from rootlessnet.instance import paths
 FORMATS = ("text", "svg", "dot", "mermaid")
 OPTIONS = (
     *arguments.COMMON,
-    arguments.Option("format", f"{', '.join(FORMATS)} (text)", metavar="FORMAT"),
+    arguments.Option("format", f"{', '.join(FORMATS)} (text)", metavar="FORMAT", values=FORMATS),
 )
 WHAT = "Draw the instance: host, driver, networks, containers, ports."
 

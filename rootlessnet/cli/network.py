@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from rootlessnet.cli import arguments
+from rootlessnet.cli import arguments, group
 from rootlessnet.errors import Error, Failures, UsageError
 
 TYPE_CHECKING = False
@@ -50,7 +50,13 @@ DETACH = Option("force", "disconnect the containers that are on it", short="f")
 LS = (
     arguments.JSON,
     Option("quiet", "print the names only", short="q"),
-    Option("filter", "name=, id=, driver=, label=, dangling=", metavar="KEY=VALUE", short="f"),
+    Option(
+        "filter",
+        "name=, id=, driver=, label=, dangling=",
+        metavar="KEY=VALUE",
+        short="f",
+        values=("name=", "id=", "driver=", "label=", "dangling="),
+    ),
     Option("format", "a line for each, as {{.Name}} {{.Driver}}; or json", metavar="TEXT"),
 )
 CONNECT = (
@@ -76,16 +82,10 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """`rootlessnet network`: argv is everything but the word network."""
-    # Options may stand before the name of the command too.
-    before, rest = arguments.split(argv)
-    if not rest:
-        values, _ = arguments.parse(before, arguments.COMMON)
-        if "help" not in values:
-            raise UsageError("network needs a command: " + ", ".join(COMMANDS))
-        print("usage: rootlessnet network COMMAND [OPTIONS]\n\ncommands:")
-        for name, text in COMMANDS.items():
-            print(f"  {name:<12}{text}")
-        return 0
+    chosen = group.choose(argv, "network", COMMANDS)
+    if isinstance(chosen, int):
+        return chosen
+    name, argv = chosen
     # Short-lived, and nothing to collect in it.
     gc.disable()
     command = {
@@ -97,10 +97,8 @@ def main(argv: list[str]) -> int:
         "inspect": _inspect,
         "rm": _rm,
         "prune": _prune,
-    }.get(rest[0])
-    if command is None:
-        raise UsageError(f"unknown command network {rest[0]}")
-    return command([*before, *rest[1:]])
+    }[name]
+    return command(argv)
 
 
 def _parse(
@@ -115,7 +113,7 @@ def _parse(
     values, words = arguments.parse(argv, options)
     name = usage.split()[0]
     if "help" in values:
-        print(arguments.help_text(f"network {usage}", f"Command: {COMMANDS[name]}.", options))
+        print(arguments.help_text(f"network {usage}", group.sentence(COMMANDS[name]), options))
         return None
     if len(words) < least:
         raise UsageError(f"network {name}: no network is named: network {usage}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rootlessnet.cli import arguments
+from rootlessnet.cli import arguments, group
 from rootlessnet.errors import Error, UsageError, hint, reason
 
 Option = arguments.Option
@@ -27,18 +27,10 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """`rootlessnet oci-hook`: argv is everything but the word oci-hook."""
-    before, rest = arguments.split(argv)
-    if not rest:
-        values, _ = arguments.parse(before, arguments.COMMON)
-        if "help" not in values:
-            raise UsageError("oci-hook needs a stage, or generate: " + ", ".join(COMMANDS))
-        print("usage: rootlessnet oci-hook STAGE <STATE\n\nstages:")
-        for name, text in COMMANDS.items():
-            print(f"  {name:<17}{text}")
-        return 0
-    if rest[0] not in COMMANDS:
-        raise UsageError(f"oci-hook: there is no stage {rest[0]}")
-    stage, argv = rest[0], [*before, *rest[1:]]
+    chosen = group.choose(argv, "oci-hook", COMMANDS, usage="STAGE <STATE", noun="stage")
+    if isinstance(chosen, int):
+        return chosen
+    stage, argv = chosen
     return _generate(argv) if stage == "generate" else _run(stage, argv)
 
 
@@ -67,7 +59,7 @@ def _run(stage: str, argv: list[str]) -> int:
 def _generate(argv: list[str]) -> int:
     usage = "oci-hook generate [--config | --hooks-dir DIR | --bundle DIR]"
     options = (*arguments.COMMON, CONFIG, HOOKS_DIR, BUNDLE)
-    given = arguments.read(argv, usage, f"Command: {COMMANDS['generate']}.", options)
+    given = arguments.read(argv, usage, group.sentence(COMMANDS["generate"]), options)
     if given is None:
         return 0
     values, _ = given

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rootlessnet.cli import arguments, table
+from rootlessnet.cli import arguments, group, table
 from rootlessnet.cli.text import printable
 from rootlessnet.errors import Error, UsageError
 from rootlessnet.instance import lease, lock, paths
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 RULE = "[HOST_IP:][HOST_PORT:]PORT[-PORT][/tcp|udp]"
 ALL = arguments.Option("all", "every rule of port add")
 SOURCE_IP = arguments.Option(
-    "source-ip", "whether the server sees the client's address: preserve, snat", metavar="HOW"
+    "source-ip",
+    "whether the server sees the client's address: preserve, snat",
+    metavar="HOW",
+    values=("preserve", "snat"),
 )
 
 COMMANDS = {
@@ -29,19 +32,12 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """`rootlessnet port`: argv is everything but the word port."""
-    before, rest = arguments.split(argv)
-    if not rest:
-        values, _ = arguments.parse(before, arguments.COMMON)
-        if "help" not in values:
-            raise UsageError("port needs a command: " + ", ".join(COMMANDS))
-        print("usage: rootlessnet port COMMAND [OPTIONS]\n\ncommands:")
-        for name, text in COMMANDS.items():
-            print(f"  {name:<8}{text}")
-        return 0
-    command = {"add": _add, "rm": _remove, "ls": _list}.get(rest[0])
-    if command is None:
-        raise UsageError(f"unknown command port {rest[0]}")
-    return command([*before, *rest[1:]])
+    chosen = group.choose(argv, "port", COMMANDS)
+    if isinstance(chosen, int):
+        return chosen
+    name, argv = chosen
+    command = {"add": _add, "rm": _remove, "ls": _list}[name]
+    return command(argv)
 
 
 def _parse(
@@ -52,7 +48,7 @@ def _parse(
     values, words = arguments.parse(argv, options)
     if "help" in values:
         name = usage.split()[0]
-        print(arguments.help_text(f"port {usage}", f"Command: {COMMANDS[name]}.", options))
+        print(arguments.help_text(f"port {usage}", group.sentence(COMMANDS[name]), options))
         return None
     return values, words
 
@@ -89,7 +85,7 @@ def _target(instance: Instance) -> str:
 
 
 def _remove(argv: list[str]) -> int:
-    parsed = _parse(argv, f"rm --all | {RULE} ...", (ALL,))
+    parsed = _parse(argv, "rm --all | RULE...", (ALL,))
     if parsed is None:
         return 0
     values, words = parsed

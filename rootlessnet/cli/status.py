@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rootlessnet.cli import arguments, published, tree
 from rootlessnet.cli.text import printable
-from rootlessnet.instance import paths, view
+from rootlessnet.instance import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,12 +23,13 @@ def main(argv: list[str]) -> int:
     if given is None:
         return 0
     values, _ = given
+    from rootlessnet.instance.view import all_instances
+    from rootlessnet.ports import view
+
     if "all" in values:
-        documents = [view.status(instance) for instance in view.all_instances()]
+        documents = [view.status(instance) for instance in all_instances()]
     else:
         documents = [view.status(paths.find(arguments.last(values, "static-dir")))]
-    for document in documents:
-        document["ports"] = _ports(document)
     if "json" in values:
         import json
 
@@ -43,14 +44,6 @@ def main(argv: list[str]) -> int:
             if document["driver"] is not None:
                 tree.show(grow(document))
     return 0
-
-
-def _ports(document: dict[str, Any]) -> list[dict[str, Any]]:
-    if document["state"] == "down":
-        return []
-    from rootlessnet.ports import api
-
-    return api.listing(paths.Instance(paths.base_directory(), "", document["name"]))
 
 
 def describe(document: dict[str, Any]) -> str:
@@ -68,10 +61,10 @@ def describe(document: dict[str, Any]) -> str:
         + (f", restarts {driver['restarts']}" if driver["restarts"] else ""),
         f"  netns       {document['netns']['path']} (inode {document['netns']['inode']})",
         f"  supervisor  {document['supervisor']['pid'] or 'not running'}",
-        f"  leases      {len(document['leases']) or 'none'}",
     ]
     if document["ports"]:
         lines.append(f"  ports       {len(document['ports'])}: rootlessnet port ls")
+    lines.append(f"  leases      {len(document['leases']) or 'none'}")
     lines += [
         f"    {lease['id']:<10}{printable(lease['command']) or lease['kind']}"
         for lease in document["leases"]

@@ -42,6 +42,10 @@ def defaults() -> Options:
     }
 
 
+CHOICES = {"port_handler": ("rootlesskit", "slirp4netns"), "source_ip": ("preserve", "snat")}
+"""Options that are one of several words."""
+
+
 def parse(pairs: Iterable[str], source: str = "-o", driver: str = "slirp4netns") -> Options:
     """The options that were given, checked and in their types; a later one wins.
 
@@ -148,7 +152,7 @@ def _is_interface(name: str) -> bool:
 
 
 def _port_handler(key: str, value: str, driver: str) -> str:
-    if value not in ("slirp4netns", "rootlesskit"):
+    if value not in CHOICES[key]:
         raise ValueError(f"unknown port_handler for {driver}: {quote(value)}")
     if value != "rootlesskit" and driver != "slirp4netns":
         raise ValueError(f"port_handler {value} needs the driver slirp4netns, and this is {driver}")
@@ -156,7 +160,7 @@ def _port_handler(key: str, value: str, driver: str) -> str:
 
 
 def _source_ip(key: str, value: str, driver: str) -> str:
-    if value not in ("preserve", "snat"):
+    if value not in CHOICES[key]:
         raise ValueError(f"unknown source_ip {quote(value)}: preserve or snat")
     return value
 

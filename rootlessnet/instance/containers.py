@@ -192,6 +192,7 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
             "addresses": addresses(item),
             "mac": mac(item),
             "bridge": str(item["network"].get("network_interface", "")),
+            "peer": item["peer"],
         }
     return {
         "id": record["id"],

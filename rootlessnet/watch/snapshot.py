@@ -11,7 +11,8 @@ import time
 
 from rootlessnet.devices.stats import KEYS
 from rootlessnet.errors import Error
-from rootlessnet.instance import look, state, view
+from rootlessnet.instance import look, state
+from rootlessnet.ports import view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

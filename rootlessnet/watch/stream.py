@@ -20,8 +20,9 @@ import select
 import time
 
 from rootlessnet.errors import Error, reason, warn
-from rootlessnet.instance import lease, mounts, resolvconf, state, view
+from rootlessnet.instance import lease, mounts, resolvconf, state
 from rootlessnet.kernel import inotify, process
+from rootlessnet.ports import view
 from rootlessnet.watch import changes
 
 TYPE_CHECKING = False
