@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -267,6 +268,34 @@ def test_record_that_says_what_cannot_be(
     assert lab.used_addresses() == ["10.99.0.2"]
     assert precious.exists()
     assert lab.pids()["supervisor"] == supervisor
+
+
+@NETAVARK
+def test_full_disk_keeps_no_container(lab: Lab, tmp_path: Path) -> None:
+    """The runtime directory is a small disk of its own, full when it comes to tearing down."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = """
+        set -e
+        mount -t tmpfs -o size=512k,mode=700 none "$1"; export XDG_RUNTIME_DIR="$1"
+        rootlessnet up 2>&1 | grep -v -e warning: -e hint: || true
+        rootlessnet container setup c --new >/dev/null
+        dd if=/dev/zero of="$1/fill" bs=1k 2>/dev/null || true
+        rootlessnet container teardown c || true
+        rootlessnet container ls --quiet
+        rootlessnet port add 80 || true
+        rootlessnet down
+        ls "$1"/netns "$1"/rootlessnet
+    """
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", str(disk)]
+    done = subprocess.run(command, capture_output=True, text=True, env=lab.environment, check=False)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if "warning" not in line]
+    assert all(line.startswith(("rootlessnet: ", "  hint: ")) for line in told)
+    assert "rootlessnet: No space" not in done.stderr
+    *listed, lock = done.stdout.split()
+    assert listed == [f"{disk}/netns:", f"{disk}/rootlessnet:"]
+    assert lock.endswith(".lock")
 
 
 def test_containers_survive_supervisor_and_holder(lab: Lab) -> None:

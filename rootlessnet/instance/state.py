@@ -102,9 +102,12 @@ def replace(path: str, data: bytes) -> None:
         written = 0
         while written < len(data):
             written += os.write(fd, data[written:])
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)  # on a full disk it would hold room that others need
+        raise
     finally:
         os.close(fd)
-    os.rename(temporary, path)
 
 
 def boot_id() -> str:
