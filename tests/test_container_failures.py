@@ -271,6 +271,24 @@ def test_record_that_says_what_cannot_be(
 
 
 @NETAVARK
+def test_namespace_of_a_lost_record_goes_with_the_instance(lab: Lab) -> None:
+    lab.setup("lost")
+    pin = Path(lab.inspect("lost")["SandboxKey"])
+    foreign = pin.with_name(f"podman-{os.getpid()}")
+    foreign.write_text("")
+    (lab.directory / "containers" / "lost").unlink()
+    # And one that a program inside has left in the same place, with a veth.
+    lab.enter("unshare", "--net", "mount", "--bind", "/proc/self/ns/net", str(foreign))
+    lab.enter("ip", "link", "add", "left", "type", "veth", "peer", "name", "right")
+    lab.enter("ip", "link", "set", "right", "netns", str(foreign))
+    lab.run("down", "--force")
+    lab.wait_until_down()
+    assert foreign.exists()
+    foreign.unlink()
+    assert not pin.exists()
+
+
+@NETAVARK
 def test_full_disk_keeps_no_container(lab: Lab, tmp_path: Path) -> None:
     """The runtime directory is a small disk of its own, full when it comes to tearing down."""
     disk = tmp_path / "disk"

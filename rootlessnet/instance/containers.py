@@ -270,17 +270,25 @@ def pin(instance: Instance, id: str) -> str:
     The file is on the host, and the same for all its instances; so its name has the instance's in
     it. (The mount is inside alone, and a file that is a mount point elsewhere can be unlinked.)
     """
-    return f"{pin_directory(instance)}/{id}-{instance.name.rpartition('-')[2][:12]}"
+    return f"{pin_directory(instance)}/{id}{_pin_end(instance)}"
+
+
+def _pin_end(instance: Instance) -> str:
+    return f"-{instance.name.rpartition('-')[2][:12]}"
 
 
 def remove_pins(instance: Instance) -> None:
-    """Remove the files, when there is nobody inside who could have mounts on them."""
+    """Remove the files, when there is nobody inside who could have mounts on them: also those of
+    containers whose record is lost."""
     try:
-        listed = names(instance)
+        listed = os.listdir(pin_directory(instance))
     except OSError:
-        return  # a directory that cannot be read, of which the rest of a removal tells
-    for id in listed:
+        return
+    for name in listed:
+        path = f"{pin_directory(instance)}/{name}"
         try:
-            os.unlink(pin(instance, id))
+            # The directory is podman's too; ours have nothing in them.
+            if name.endswith(_pin_end(instance)) and os.lstat(path).st_size == 0:
+                os.unlink(path)
         except OSError:
             continue
