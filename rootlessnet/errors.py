@@ -65,24 +65,42 @@ def hint(error: BaseException | None) -> str:
     return found
 
 
+def encoded(text: str) -> bytes:
+    """A message as it is written: names in it are others' and may hold anything, so what would
+    steer a terminal is spelled out, and so is what is no text in any encoding."""
+    return "".join(map(_spelled, text)).encode(errors="surrogateescape")
+
+
+def _spelled(character: str) -> str:
+    # The surrogates are the bytes of a file's name that is not UTF-8.
+    if character.isprintable() or character in "\n\t" or "\udc80" <= character <= "\udcff":
+        return character
+    return repr(character)[1:-1]
+
+
 def complain(text: str) -> None:
     """Write one message line, and nothing else, to stderr; a closed stderr is no failure."""
     try:
-        os.write(2, f"rootlessnet: {text}\n".encode(errors="surrogateescape"))
+        os.write(2, encoded(f"rootlessnet: {text}\n"))
     except OSError:
         pass
 
 
+def lines(error: BaseException) -> str:
+    """The error line and its hint, as they are told."""
+    advice = hint(error).replace("\n", " ")
+    return reason(error) + (f"\n  hint: {advice}" if advice else "")
+
+
 def report(error: BaseException) -> None:
     """Print the error line and its hint."""
-    advice = hint(error)
-    complain(reason(error) + (f"\n  hint: {advice}" if advice else ""))
+    complain(lines(error))
 
 
 def complain_hint(text: str) -> None:
     """Print a next step after an error line."""
     try:
-        os.write(2, f"  hint: {text}\n".encode())
+        os.write(2, encoded(f"  hint: {text}\n"))
     except OSError:
         pass
 

@@ -6,8 +6,11 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from container_support import NETAVARK, OUTSIDE, Lab, holder_of_a_namespace
@@ -215,6 +218,102 @@ def test_damaged_record_counts_and_can_be_torn_down(lab: Lab) -> None:
         assert lab.used_addresses() == ["10.99.0.2"]
     assert "no container with ID torn" in lab.refused("container", "inspect", "torn")
     wait_for("its interface is gone", lambda: len(lab.interfaces()) == 2)
+
+
+RECORDS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "the id of another one": lambda record: record.update(id="one"),
+    "an id that is a path": lambda record: record.update(id="../precious"),
+    "another backend": lambda record: record.update(backend="os"),
+    "another phase": lambda record: record.update(phase="over"),
+    "a process of no number": lambda record: record["netns"].update(pid=10**30),
+    "a process without a start": lambda record: record["netns"].update(pid=1, started=None),
+    "too many ports": lambda record: record.update(publish=[["tcp", "", 1, 1, 10**9]]),
+    "addresses that are none": lambda record: answer_of(record).update(subnets=7),
+    "an address that is no text": lambda record: answer_of(record)["subnets"][0].update(ipnet=1),
+    "a gateway that is no text": lambda record: answer_of(record)["subnets"][0].update(gateway=1),
+}
+
+
+def answer_of(record: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = record["networks"]["lab"]["status"]["interfaces"]["eth0"]
+    return found
+
+
+@NETAVARK
+@pytest.mark.parametrize("damage", RECORDS.values(), ids=RECORDS)
+def test_record_that_says_what_cannot_be(
+    lab: Lab, damage: Callable[[dict[str, Any]], object]
+) -> None:
+    lab.network(*LAB)
+    lab.setup("one", "--network", "lab")
+    lab.setup("torn", "--network", "lab")
+    precious = lab.directory / "precious"
+    precious.write_text("")
+    path = lab.directory / "containers" / "torn"
+    document = json.loads(path.read_text())
+    damage(document)
+    (new := path.with_name("torn.new")).write_text(json.dumps(document))
+    new.rename(path)
+    supervisor = lab.pids()["supervisor"]
+    listed = json.loads(lab.run("container", "ls", "--json").stdout)
+    assert [(item["id"], item["state"]) for item in listed] == [
+        ("one", "ready"),
+        ("torn", "damaged"),
+    ]
+    assert "damaged" in lab.refused("container", "reload", "torn")
+    for command in (("status",), ("graph",), ("container", "inspect", "torn")):
+        assert "Traceback" not in lab.run(*command, check=False).stderr
+    lab.run("container", "teardown", "torn")
+    assert lab.ls() == ["one"]
+    assert lab.used_addresses() == ["10.99.0.2"]
+    assert precious.exists()
+    assert lab.pids()["supervisor"] == supervisor
+
+
+@NETAVARK
+def test_namespace_of_a_lost_record_goes_with_the_instance(lab: Lab) -> None:
+    lab.setup("lost")
+    pin = Path(lab.inspect("lost")["SandboxKey"])
+    foreign = pin.with_name(f"podman-{os.getpid()}")
+    foreign.write_text("")
+    (lab.directory / "containers" / "lost").unlink()
+    # And one that a program inside has left in the same place, with a veth.
+    lab.enter("unshare", "--net", "mount", "--bind", "/proc/self/ns/net", str(foreign))
+    lab.enter("ip", "link", "add", "left", "type", "veth", "peer", "name", "right")
+    lab.enter("ip", "link", "set", "right", "netns", str(foreign))
+    lab.run("down", "--force")
+    lab.wait_until_down()
+    assert foreign.exists()
+    foreign.unlink()
+    assert not pin.exists()
+
+
+@NETAVARK
+def test_full_disk_keeps_no_container(lab: Lab, tmp_path: Path) -> None:
+    """The runtime directory is a small disk of its own, full when it comes to tearing down."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = """
+        set -e
+        mount -t tmpfs -o size=512k,mode=700 none "$1"; export XDG_RUNTIME_DIR="$1"
+        rootlessnet up 2>&1 | grep -v -e warning: -e hint: || true
+        rootlessnet container setup c --new >/dev/null
+        dd if=/dev/zero of="$1/fill" bs=1k 2>/dev/null || true
+        rootlessnet container teardown c || true
+        rootlessnet container ls --quiet
+        rootlessnet port add 80 || true
+        rootlessnet down
+        ls "$1"/netns "$1"/rootlessnet
+    """
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", str(disk)]
+    done = subprocess.run(command, capture_output=True, text=True, env=lab.environment, check=False)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if "warning" not in line]
+    assert all(line.startswith(("rootlessnet: ", "  hint: ")) for line in told)
+    assert "rootlessnet: No space" not in done.stderr
+    *listed, lock = done.stdout.split()
+    assert listed == [f"{disk}/netns:", f"{disk}/rootlessnet:"]
+    assert lock.endswith(".lock")
 
 
 def test_containers_survive_supervisor_and_holder(lab: Lab) -> None:

@@ -397,6 +397,22 @@ def test_state_that_makes_no_sense(lab: Lab, state: Any, said: str) -> None:
     assert done.stderr.splitlines()[0] == f"rootlessnet: oci-hook createRuntime: {said}"
 
 
+@pytest.mark.parametrize("stage", ["createRuntime", "createContainer", "auto"])
+def test_names_in_a_state_steer_no_terminal(lab: Lab, tmp_path: Path, stage: str) -> None:
+    state = {**STATE, "status": "creating", "pid": 1, "bundle": "/\ud800\n\x1b[31m"}
+    done = hook(lab, stage, state)
+    assert done.returncode == 125
+    assert done.stderr == (
+        f"rootlessnet: oci-hook {stage}: container gone: read /\\ud800 \\x1b[31m/config.json: "
+        "'utf-8' codec can't encode character '\\ud800' in position 1: surrogates not allowed\n"
+    )
+    config = {"linux": {"namespaces": [{"type": "network"}], "netDevices": {"\ud800": {}}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = hook(lab, "createRuntime", {**state, "bundle": str(tmp_path)})
+    assert done.returncode == 125
+    assert done.stderr.endswith("invalid network device name '\\ud800': it is no text\n")
+
+
 def test_bundle_that_makes_no_sense(lab: Lab, tmp_path: Path) -> None:
     state = {**STATE, "status": "creating", "pid": os.getpid(), "bundle": str(tmp_path)}
     attempt = "rootlessnet: oci-hook createRuntime: container gone: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from port_support import (
@@ -124,6 +125,28 @@ def test_ports_of_a_command_that_ended_meanwhile_do_not_come_back(net: Net) -> N
     child.wait()
     net.run("status")
     wait_for("it is known", lambda: [e["host_port"] for e in listing(net)] == [kept])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"owner": 5}, {"owner": []}, {"rule": ["tcp", None, 80, 80, 1]}, {"rule": 1}, {"target": 1}],
+    ids=str,
+)
+def test_record_of_the_ports_that_makes_no_sense(net: Net, change: dict[str, Any]) -> None:
+    net.run("up")
+    port = free_port()
+    add(net, f"{port}:80")
+    path = net.directory / "ports/rules.json"
+    (record,) = json.loads(path.read_text())
+    path.write_text(json.dumps([{**record, **change}]))
+    assert listing(net) == []
+    for command in (("status",), ("port", "ls"), ("graph",)):
+        assert net.run(*command).stderr == ""
+    kill(*processes(net))
+    other = free_port()
+    assert add(net, f"{other}:80") == [other]
+    assert [each["host_port"] for each in listing(net)] == [other]
+    net.run("down")
 
 
 def test_a_port_that_somebody_else_took_meanwhile(net: Net) -> None:

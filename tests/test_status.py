@@ -67,6 +67,19 @@ def test_status_of_all_instances(net: Net) -> None:
 
 
 @both_drivers
+def test_names_that_are_no_text_are_shown_in_any_locale(net: Net) -> None:
+    for name in ("\udcff", "é"):
+        for command in (("status",), ("graph",), ("config",), ("status", "--json")):
+            words = (*command, f"--static-dir=/{name}")
+            done = net.run(*words, env={"PYTHONIOENCODING": "ascii:strict"})
+            assert "/\\" in done.stdout
+    done = net.run("device", "stats", "\udcff", check=False, errors="surrogateescape")
+    assert (done.returncode, len(done.stderr.splitlines())) == (125, 1)
+    # Nor do names steer a terminal.
+    done = net.run("\x1b[31m\r", check=False)
+    assert done.stderr.startswith("rootlessnet: unknown command \\x1b[31m\\r\n")
+
+
 def test_ps_shows_leases_and_processes(net: Net) -> None:
     child = net.start("enter", "sh", "-c", "sleep 100 & echo in; read x; kill $!")
     assert child.stdout is not None and child.stdout.readline() == "in\n"

@@ -7,7 +7,7 @@ import time
 
 from rootlessnet.cli import arguments
 from rootlessnet.cli.text import printable
-from rootlessnet.errors import Error, complain, reason, warn
+from rootlessnet.errors import Error, complain, debug, reason, warn
 from rootlessnet.instance import (
     cni_results,
     containers,
@@ -62,6 +62,7 @@ def main(argv: list[str]) -> int:
     if force:
         _end_containers(instance)
         _end_processes(instance)
+        _release_namespaces(instance)
         cni_results.clear(instance)
     _kick(instance)
     _wait_until_down(instance)
@@ -90,6 +91,18 @@ def _end_containers(instance: Instance) -> None:
             warn(reason(error))
             containers.remove(instance, id)
         complain(f"took down container {printable(id)}")
+
+
+def _release_namespaces(instance: Instance) -> None:
+    """Let go of network namespaces that are only held by a file inside, as those of containers
+    whose record is lost, or of podman's that were just killed: their veths keep the instance."""
+    from rootlessnet.networks import container_netns, inside
+
+    try:
+        directory = containers.pin_directory(instance)
+        inside.run(instance, lambda: container_netns.release_all(directory))
+    except Error as error:
+        debug(reason(error))
 
 
 def _end_processes(instance: Instance) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rootlessnet.cli import arguments, group
-from rootlessnet.errors import Error, UsageError, hint, reason
+from rootlessnet.errors import Error, UsageError, encoded, lines
 
 Option = arguments.Option
 
@@ -92,10 +92,8 @@ def _tell_runtime(error: Error) -> None:
         fd = _stderr_of(os.getppid())
     except OSError:
         return
-    advice = hint(error)
-    text = f"rootlessnet: {reason(error)}\n" + (f"  hint: {advice}\n" if advice else "")
     try:
-        os.write(fd, text.encode(errors="surrogateescape"))
+        os.write(fd, encoded(f"rootlessnet: {lines(error)}\n"))
     except OSError:
         pass
     finally:

@@ -176,7 +176,11 @@ class Links:
     def get(self, name: str, *, stats: bool = False) -> Link | None:
         """The link with this name or alternative name, if there is one."""
         message = self._messages.ifinfmsg()
-        attribute = "IFLA_IFNAME" if len(name.encode()) < _IFNAMSIZ else "IFLA_ALT_IFNAME"
+        try:
+            length = len(name.encode())
+        except UnicodeEncodeError:
+            return None  # netlink's names are UTF-8 to us
+        attribute = "IFLA_IFNAME" if length < _IFNAMSIZ else "IFLA_ALT_IFNAME"
         message["attrs"] = [(attribute, name)]
         return self._get(message, stats)
 

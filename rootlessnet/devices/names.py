@@ -19,7 +19,10 @@ _FORBIDDEN = b"/: \t\n\v\f\r\xa0"
 
 def problem(name: str) -> str:
     """Why the kernel would not take the name; empty when it would."""
-    raw = os.fsencode(name)
+    try:
+        raw = os.fsencode(name)
+    except UnicodeEncodeError:
+        return "it is no text"
     if not raw:
         return "it is empty"
     if len(raw) > LONGEST:

@@ -44,6 +44,7 @@ NEW = "new"
 PID = "pid"
 PATH = "path"
 
+_BACKENDS = ("netavark", "cni")
 _MAX_SIZE = 1 << 20
 _MAX_LENGTH = 200
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-@:+")
@@ -86,7 +87,7 @@ def read(instance: Instance, id: str) -> dict[str, Any] | None:
     try:
         with open(path(instance, id), "rb") as file:
             record = json.loads(file.read(_MAX_SIZE))
-        if _is_whole(record):
+        if record["id"] == id and _is_whole(record):
             return dict(record)
     except FileNotFoundError:
         return None
@@ -109,19 +110,25 @@ def _is_whole(record: Any) -> bool:
     """Whether everything that is relied on is there. Raises KeyError, TypeError, AttributeError."""
     netns = record["netns"]
     return (
-        all(isinstance(record[key], str) for key in ("id", "since", "backend", "phase", "hostname"))
+        all(isinstance(record[key], str) for key in ("id", "since", "hostname"))
+        and record["backend"] in _BACKENDS
+        and record["phase"] in (SETUP, READY, RELOAD, TEARDOWN)
         and all(_is_rule(fields) for fields in record["publish"])
         and isinstance(netns["path"], str)
         and netns["kind"] in (NEW, PID, PATH)
         and all(isinstance(netns[key], int) for key in ("dev", "inode"))
         and all(isinstance(netns[key], int | None) for key in ("pid", "started"))
+        and (netns["pid"] is None) == (netns["started"] is None)
         and all(_is_attachment(item) for item in record["networks"].values())
     )
 
 
 def _is_rule(fields: Any) -> bool:
     kinds = (str, str, int, int, int)
-    return len(fields) == len(kinds) and all(map(isinstance, fields, kinds))
+    if len(fields) != len(kinds) or not all(map(isinstance, fields, kinds)):
+        return False
+    _, _, host_port, port, count = fields
+    return bool(count >= 1 and min(host_port, port) >= 0 and max(host_port, port) + count <= 65536)
 
 
 def _is_attachment(item: Any) -> bool:
@@ -133,8 +140,17 @@ def _is_attachment(item: Any) -> bool:
         )
         and isinstance(item["network"], dict)
         and isinstance(item["status"], dict)
+        and all(map(_is_answer, (item["status"].get("interfaces") or {}).values()))
         and isinstance(item["peer"], int)
     )
+
+
+def _is_answer(interface: Any) -> bool:
+    """Whether what a runtime has answered about an interface can be shown."""
+    texts = [interface.get("mac_address")]
+    for subnet in interface.get("subnets") or []:
+        texts += [subnet.get("ipnet"), subnet.get("gateway")]
+    return all(isinstance(text, str | None) for text in texts)
 
 
 def records(instance: Instance) -> list[dict[str, Any]]:
@@ -255,17 +271,25 @@ def pin(instance: Instance, id: str) -> str:
     The file is on the host, and the same for all its instances; so its name has the instance's in
     it. (The mount is inside alone, and a file that is a mount point elsewhere can be unlinked.)
     """
-    return f"{pin_directory(instance)}/{id}-{instance.name.rpartition('-')[2][:12]}"
+    return f"{pin_directory(instance)}/{id}{_pin_end(instance)}"
+
+
+def _pin_end(instance: Instance) -> str:
+    return f"-{instance.name.rpartition('-')[2][:12]}"
 
 
 def remove_pins(instance: Instance) -> None:
-    """Remove the files, when there is nobody inside who could have mounts on them."""
+    """Remove the files, when there is nobody inside who could have mounts on them: also those of
+    containers whose record is lost."""
     try:
-        listed = names(instance)
+        listed = os.listdir(pin_directory(instance))
     except OSError:
-        return  # a directory that cannot be read, of which the rest of a removal tells
-    for id in listed:
+        return
+    for name in listed:
+        path = f"{pin_directory(instance)}/{name}"
         try:
-            os.unlink(pin(instance, id))
+            # The directory is podman's too; ours have nothing in them.
+            if name.endswith(_pin_end(instance)) and os.lstat(path).st_size == 0:
+                os.unlink(path)
         except OSError:
             continue

@@ -102,9 +102,12 @@ def replace(path: str, data: bytes) -> None:
         written = 0
         while written < len(data):
             written += os.write(fd, data[written:])
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)  # on a full disk it would hold room that others need
+        raise
     finally:
         os.close(fd)
-    os.rename(temporary, path)
 
 
 def boot_id() -> str:
@@ -137,13 +140,17 @@ def _is_whole(state: dict[str, Any]) -> bool:
         and isinstance(state["timeout"], float | int)
         and isinstance(driver["options"], dict)
         and isinstance(driver["restarts"], int)
-        and all(isinstance(driver[key], str) for key in ("name", "program", "version", "cidr"))
+        and all(isinstance(driver[key], str) for key in _TEXTS)
+        and isinstance(driver["mtu"], int)
+        and isinstance(driver["ipv6"], bool)
+        and isinstance(supervisor["scope"], str | None)
         and all(isinstance(item[key], int) for item in (supervisor, holder) for key in _IDENTITY)
         and (driver["pid"] is None or all(isinstance(driver[key], int) for key in _IDENTITY))
     )
 
 
 _IDENTITY = ("pid", "started")
+_TEXTS = ("name", "program", "version", "cidr", "gateway", "dns", "address")
 
 
 def write(instance: Instance, state: dict[str, Any]) -> None:

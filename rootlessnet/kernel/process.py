@@ -6,6 +6,7 @@ hold a pidfd, got by `open_process`, which checks the identity after the pidfd i
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 
@@ -29,7 +30,16 @@ def open_process(pid: int, started: int) -> int:
 
     Raises ProcessLookupError when it has ended, zombies included, or is another process.
     """
-    pidfd = os.pidfd_open(pid)  # raises ProcessLookupError
+    try:
+        pidfd = os.pidfd_open(pid)  # raises ProcessLookupError
+    except OverflowError:
+        pidfd = -1
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        pidfd = -1
+    if pidfd < 0:  # a number that no process can have, as in a damaged record
+        raise ProcessLookupError(errno.ESRCH, "No such process", str(pid))
     try:
         # Read after the pidfd is open: from then on the pid is pinned to this very process.
         if start_time(pid) == started and not has_ended(pidfd):
@@ -40,7 +50,7 @@ def open_process(pid: int, started: int) -> int:
         os.close(pidfd)
         raise
     os.close(pidfd)
-    raise ProcessLookupError(3, "No such process", str(pid))
+    raise ProcessLookupError(errno.ESRCH, "No such process", str(pid))
 
 
 def has_ended(pidfd: int) -> bool:

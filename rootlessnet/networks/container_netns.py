@@ -110,8 +110,13 @@ def bind(path: str, fd: int) -> None:
         raise Error("pin the network namespace") from error
 
 
-def release(path: str) -> None:
-    """Unbind it and remove the file; nothing there is no error. Raises OSError."""
+def release_all(directory: str) -> None:
+    """Unbind whatever is bound in a directory, by whomever; the files stay. Raises OSError."""
+    for name in os.listdir(directory):
+        _unbind(f"{directory}/{name}")
+
+
+def _unbind(path: str) -> None:
     for _ in range(16):
         try:
             libc.detach(path)
@@ -119,6 +124,11 @@ def release(path: str) -> None:
             if error.errno not in (errno.EINVAL, errno.ENOENT):
                 raise
             break
+
+
+def release(path: str) -> None:
+    """Unbind it and remove the file; nothing there is no error. Raises OSError."""
+    _unbind(path)
     try:
         os.unlink(path)
     except FileNotFoundError:

@@ -15,6 +15,7 @@ there, record complete. A teardown goes the other way, through all steps whateve
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from rootlessnet.errors import Error, Failures, debug, reason, warn
 from rootlessnet.instance import cni_results, containers, dns, lock, state
@@ -377,7 +378,8 @@ def teardown(instance: Instance, id: str) -> None:
         record = containers.read(instance, id)
         if record is None:
             return
-        _mark(instance, id)
+        # Without it on a full disk: that is no reason to keep what could be taken down.
+        _tolerate(lambda: _mark(instance, id))
         try:
             take_down(instance, record)
         finally:
@@ -592,7 +594,7 @@ def teardown_gone(instance: Instance) -> list[str]:
                 if not is_gone(record):
                     _watch_another(instance, record)
                     continue
-                _mark(instance, record["id"])
+                _tolerate(partial(_mark, instance, record["id"]))
                 ended.append(record["id"])
                 take_down(instance, record)
             except (Error, OSError) as error:

@@ -62,6 +62,8 @@ def read(instance: Instance) -> list[dict[str, Any]]:
         with open(path(instance, RULES), "rb") as file:
             records = json.loads(file.read(64 << 20))
         for record in records:
+            if not isinstance(record["owner"], str):
+                raise ValueError("not an owner")
             check_owner(record["owner"])
             record["rule"] = rules.from_list(record["rule"])
             if record["target"] is not None and not isinstance(record["target"], dict):

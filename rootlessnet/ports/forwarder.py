@@ -593,8 +593,10 @@ class Forwarder:
                 chosen = None if which is None else [rules.from_list(one) for one in which]
                 return {"removed": self._remove(owner, chosen)}
             return self._retarget(owner, request)
-        except (Error, OSError) as error:
+        except Error as error:
             return {"error": reason(error), "hint": hint(error)}
+        except OSError as error:
+            return {"error": f"change published ports: {reason(error)}", "hint": ""}
         except (ValueError, KeyError, TypeError) as error:
             return {"error": f"ask the port forwarder: {error}", "hint": ""}
 

@@ -112,7 +112,7 @@ def from_list(fields: Sequence[Any]) -> Rule:
         numbers = (host_port, port, count)
         if proto not in PROTOCOLS or not all(type(number) is int for number in numbers):
             raise ValueError(f"not a rule: {fields!r}")
-        if host_ip and _address(host_ip) != host_ip:
+        if not isinstance(host_ip, str) or (host_ip and _address(host_ip) != host_ip):
             raise ValueError(f"not an address: {host_ip!r}")
     except (TypeError, ValueError) as error:
         raise ValueError(f"not a rule: {fields!r}") from error
