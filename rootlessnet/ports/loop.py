@@ -27,8 +27,8 @@ import select
 import time
 
 from rootlessnet.instance.logfile import say
+from rootlessnet.ports import burst, tcp, udp
 from rootlessnet.ports import pool as pools
-from rootlessnet.ports import tcp, udp
 from rootlessnet.ports.target import Target, from_dict
 
 TYPE_CHECKING = False
@@ -136,6 +136,7 @@ class Loop:
         self.now = time.monotonic()
         self.full = False
         self.pool: pools.Pool
+        self._bursts: burst.Bursts | None = None
         self._draining = False
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_number = 0
@@ -228,6 +229,12 @@ class Loop:
         self.full = False
         for listener in self._listeners.values():
             listener.go_on()
+
+    def bursts(self) -> burst.Bursts:
+        """For many datagrams at once; they are in `buffer` meanwhile."""
+        if self._bursts is None:
+            self._bursts = burst.Bursts(self.buffer)
+        return self._bursts
 
     def is_short_of_descriptors(self) -> bool:
         """Whether those that are left should be kept for what cannot do without."""
