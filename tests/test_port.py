@@ -15,6 +15,7 @@ from port_support import (
     MACHINE,
     add,
     ask,
+    connect,
     free_port,
     is_refused,
     listing,
@@ -62,7 +63,7 @@ def test_what_is_published_is_shown(net: Net) -> None:
     net.hold("-p", f"127.0.0.1:{port}:80", "-p", f"{other}:53/udp")
     expected = [
         {"proto": "tcp", "host_ip": "127.0.0.1", "host_port": port, "port": 80,
-         "target": "10.0.2.100"},
+         "target": "10.0.2.100", "connections": 0},
         {"proto": "udp", "host_ip": "", "host_port": other, "port": 53, "target": "10.0.2.100"},
     ]  # fmt: skip
     assert listing(net) == expected
@@ -84,6 +85,21 @@ def test_nothing_runs_for_ports_that_nobody_wants(net: Net) -> None:
     wait_for("they have ended", lambda: not processes(net))
     # And when one is wanted again they are there again.
     assert add(net, "127.0.0.1::80")
+
+
+def test_open_connections_are_counted(net: Net) -> None:
+    serve(net)
+    (port, other) = add(net, "127.0.0.1::80", "127.0.0.1::81")
+
+    def counts() -> dict[int, int]:
+        return {entry["host_port"]: entry["connections"] for entry in listing(net)}
+
+    assert counts() == {port: 0, other: 0}
+    clients = [connect("127.0.0.1", port) for _ in range(30)]
+    wait_for("all are counted", lambda: counts() == {port: 30, other: 0})
+    for client in clients:
+        client.close()
+    wait_for("none is left", lambda: counts() == {port: 0, other: 0})
 
 
 def test_add_and_remove(net: Net) -> None:

@@ -409,6 +409,29 @@ def test_large_datagrams(port: int) -> None:
             assert s.recv(65536).rpartition(b" ")[2] == b"x" * size
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", MACHINE, MACHINE6])
+def test_datagrams_of_all_sizes_stay_as_they_are(port: int, host: str) -> None:
+    """Also those that come many at once; none is joined to another or changed."""
+    sizes = [500] * 12 + [499, 0, 1, 1400, 1400, 200, 9000, 9000, 1400, 3, 3, 3]
+    sent = {b"%03d" % number + b"x" * size for number, size in enumerate(sizes)}
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as s:
+        s.settimeout(0.5)
+        s.connect((host, port))
+        own = f"{s.getsockname()[0]} {s.getsockname()[1]} ".encode()
+        left = set(sent)
+        for _ in range(10):  # a datagram may be lost
+            for datagram in sorted(left):
+                s.send(datagram)
+            with contextlib.suppress(TimeoutError):
+                while left:
+                    answer = s.recv(65536)
+                    assert answer.startswith(own)
+                    assert answer.removeprefix(own) in sent
+                    left.discard(answer.removeprefix(own))
+        assert not left
+
+
 def test_iperf3_through_a_port(net: Net) -> None:
     port = free_port()
     net.start("enter", "-p", f"127.0.0.1:{port}:5201", "--", "iperf3", "-s", "-1", "-p", "5201")

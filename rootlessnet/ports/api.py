@@ -8,7 +8,7 @@
 The owner says when rules go: "user" when they are removed, "container:ID" and "named:NAME" with the
 record of that container or named lease, and those of `hold` with the last process that has its
 descriptor. Without a target a rule leads to the instance's own address. The listing needs no
-forwarder.
+forwarder, but for the numbers of open connections.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 USER = files.USER
 _START_SECONDS = 10.0
 _SECONDS = 60.0
+_LISTING_SECONDS = 0.2
 _PAUSE = 0.003
 
 
@@ -97,8 +98,35 @@ def retarget(instance: Instance, owner: str, target: Target) -> int:
 
 
 def listing(instance: Instance) -> list[dict[str, Any]]:
-    """One object for each published port, as `status --json` has them."""
-    return [entry for _, rule, name in records(instance) for entry in rule.entries(name)]
+    """One object for each published port, as `status --json` has them. `connections` is there
+    where the forwarder tells it at once."""
+    found = records(instance)
+    counts = _connections(instance) if any(rule.proto == "tcp" for _, rule, _ in found) else {}
+    entries = []
+    for _, rule, name in found:
+        mine = rule.entries(name)
+        for entry, count in zip(mine, counts.get(tuple(rule.as_list()), ()), strict=False):
+            entry["connections"] = count
+        entries += mine
+    return entries
+
+
+def _connections(instance: Instance) -> dict[tuple[Any, ...], list[int]]:
+    """The open connections of each port, by rule; nothing when the forwarder is not there."""
+    import json
+
+    try:
+        with control.connect(files.path(instance, files.SOCKET), _LISTING_SECONDS) as connection:
+            connection.sendall(b'{"do": "connections"}\n')
+            reply = b""
+            while not reply.endswith(b"\n"):
+                chunk = connection.recv(1 << 16)
+                if not chunk:
+                    return {}
+                reply += chunk
+        return {tuple(rule): counts for rule, counts in json.loads(reply)["connections"]}
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 def records(instance: Instance) -> list[tuple[str, Rule, str]]:

@@ -118,6 +118,8 @@ class Forwarder:
         self._counts = mmap.mmap(-1, 4096)
         self._read_instance()
         self._number = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+        # Only the pages in use cost memory.
+        self._open = [mmap.mmap(-1, 4 * loop.MOST_LISTENERS) for _ in range(self._number)]
         self._links = [_pair() for _ in range(self._number)]
         self._workers: list[_Worker | None] = [None] * self._number
         self._helper = self._helper_pidfd = -1
@@ -222,6 +224,12 @@ class Forwarder:
         # Those that were on their way to a worker that has died do not arrive any more.
         for one in range(self._number, size):
             counts[one] = 0
+        opened = memoryview(self._open[number]).cast("I")
+        for group in self._groups.values():
+            if group.first + group.rule.count <= loop.MOST_LISTENERS:
+                opened[group.first : group.first + group.rule.count] = memoryview(
+                    bytes(4 * group.rule.count)
+                ).cast("I")
         pid = os.fork()
         if pid == 0:
             # --- worker ---
@@ -234,7 +242,7 @@ class Forwarder:
                 links = [(rx.fileno(), tx.fileno()) for rx, tx in self._links]
                 keep = {channel, portkeeper.EXIT_FD, *(fd for link in links for fd in link)}
                 _close_all_but(keep)
-                loop.main(number, counts, links, channel, portkeeper.EXIT_FD)
+                loop.main(number, counts, opened, links, channel, portkeeper.EXIT_FD)
             finally:
                 os._exit(1)
         # --- forwarder ---
@@ -571,6 +579,8 @@ class Forwarder:
             what = request.get("do")
             if what == "list":
                 return {"rules": self._list()}
+            if what == "connections":
+                return {"connections": self._connections()}
             if what not in ("add", "remove", "retarget"):
                 raise ValueError(f"unknown request {what!r}")
             owner = request["owner"]
@@ -611,6 +621,17 @@ class Forwarder:
             found.append(
                 {"owner": record["owner"], "rule": record["rule"].as_list(), "target": name}
             )
+        return found
+
+    def _connections(self) -> list[Any]:
+        """[rule, open connections of each of its ports] where they are known: by TCP."""
+        found = []
+        tables = [memoryview(one).cast("I") for one in self._open]
+        for group in self._groups.values():
+            last = group.first + group.rule.count
+            if group.bound and group.rule.proto == "tcp" and last <= loop.MOST_LISTENERS:
+                columns = [table[group.first : last].tolist() for table in tables]
+                found.append([group.rule.as_list(), list(map(sum, zip(*columns, strict=True)))])
         return found
 
     def _add(self, owner: str, request: dict[str, Any]) -> dict[str, Any]:

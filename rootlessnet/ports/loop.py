@@ -27,8 +27,8 @@ import select
 import time
 
 from rootlessnet.instance.logfile import say
+from rootlessnet.ports import burst, tcp, udp
 from rootlessnet.ports import pool as pools
-from rootlessnet.ports import tcp, udp
 from rootlessnet.ports.target import Target, from_dict
 
 TYPE_CHECKING = False
@@ -44,6 +44,8 @@ _PAUSE = 0.05
 _UNBALANCED = 8
 _MAX_MESSAGE = 65536
 MOST_DESCRIPTORS = 100
+MOST_LISTENERS = 1 << 17
+"""Whose open connections are counted: numbers are not used again."""
 
 _IN = select.EPOLLIN
 _LISTEN = select.EPOLLIN | select.EPOLLEXCLUSIVE
@@ -118,16 +120,20 @@ class Listener:
 class Loop:
     """Everything of one worker."""
 
-    def __init__(self, number: int, counts: memoryview, links: list[tuple[int, int]]) -> None:
+    def __init__(
+        self, number: int, counts: memoryview, open_: memoryview, links: list[tuple[int, int]]
+    ) -> None:
         """links has the two ends by which each worker is handed connections. counts is shared by
         all: the connections of each of n workers, and from n on for each pair how many connections
         the one has sent to the other; from n + n * n on how many of these have arrived. Each number
-        is written by one worker only."""
+        is written by one worker only. open_ is for this worker's open connections of each listener,
+        by its number."""
         self.number = number
         self.workers = len(links)
         self.others = [other for other in range(self.workers) if other != number]
         self.counts = counts
         counts[number] = 0
+        self.open = open_
         self.epoll = select.epoll()
         self.table: dict[int, Callable[[int], None]] = {}
         self.buffer = bytearray(BUFFER)
@@ -136,6 +142,7 @@ class Loop:
         self.now = time.monotonic()
         self.full = False
         self.pool: pools.Pool
+        self._bursts: burst.Bursts | None = None
         self._draining = False
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_number = 0
@@ -203,9 +210,13 @@ class Loop:
         self.counts[self.number] = count
         if count >= self.most and not self.full:
             self._close_doors()
-        tcp.Opening(self, client, address, listener.target, listener.port).begin()
+        if listener.number < MOST_LISTENERS:
+            self.open[listener.number] += 1
+        tcp.Opening(self, client, address, listener.target, listener.port, listener.number).begin()
 
-    def connection_ended(self) -> None:
+    def connection_ended(self, listener: int) -> None:
+        if listener < MOST_LISTENERS:
+            self.open[listener] -= 1
         count = self.counts[self.number] - 1
         self.counts[self.number] = count
         if self.full and count < self.most - 8:
@@ -228,6 +239,12 @@ class Loop:
         self.full = False
         for listener in self._listeners.values():
             listener.go_on()
+
+    def bursts(self) -> burst.Bursts:
+        """For many datagrams at once; they are in `buffer` meanwhile."""
+        if self._bursts is None:
+            self._bursts = burst.Bursts(self.buffer)
+        return self._bursts
 
     def is_short_of_descriptors(self) -> bool:
         """Whether those that are left should be kept for what cannot do without."""
@@ -395,13 +412,14 @@ def _message(channel: _socket.socket) -> tuple[bytes, list[int]]:
 def main(
     number: int,
     counts: memoryview,
+    open_: memoryview,
     links: list[tuple[int, int]],
     channel: int,
     exit_pipe: int,
 ) -> NoReturn:
     """The worker's whole life, in a fresh process."""
     try:
-        Loop(number, counts, links).run(_socket.socket(fileno=channel), exit_pipe)
+        Loop(number, counts, open_, links).run(_socket.socket(fileno=channel), exit_pipe)
     except BaseException:
         import traceback
 

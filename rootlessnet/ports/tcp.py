@@ -56,6 +56,7 @@ class Half:
         "events",
         "fd",
         "limit",
+        "listener",
         "loop",
         "other",
         "pending",
@@ -65,9 +66,10 @@ class Half:
 
     other: Half
 
-    def __init__(self, loop: Loop, sock: _socket.socket) -> None:
+    def __init__(self, loop: Loop, sock: _socket.socket, listener: int) -> None:
         self.loop = loop
         self.sock = sock
+        self.listener = listener
         self.fd = sock.fileno()
         self.pending: memoryview | None = None
         self.limit = _FIRST_READ
@@ -229,7 +231,7 @@ class Half:
             half.sock.close()
         # They hold one another, and a collector would have to find them.
         del self.other, other.other
-        loop.connection_ended()
+        loop.connection_ended(self.listener)
 
 
 def reset(sock: _socket.socket) -> None:
@@ -240,9 +242,9 @@ def reset(sock: _socket.socket) -> None:
         pass
 
 
-def join(loop: Loop, client: _socket.socket, server: _socket.socket) -> None:
+def join(loop: Loop, client: _socket.socket, server: _socket.socket, listener: int) -> None:
     """Copy between the two from now on."""
-    one, two = Half(loop, client), Half(loop, server)
+    one, two = Half(loop, client, listener), Half(loop, server, listener)
     one.other, two.other = two, one
     loop.watch(one.fd, _IN, one.ready)
     loop.watch(two.fd, _IN, two.ready)
@@ -253,7 +255,18 @@ class Opening:
     that is wanted. If that stays unanswered, the server may have no way back: it is tried
     without."""
 
-    __slots__ = ("address", "attempts", "client", "loop", "plain", "port", "sock", "target", "ways")
+    __slots__ = (
+        "address",
+        "attempts",
+        "client",
+        "listener",
+        "loop",
+        "plain",
+        "port",
+        "sock",
+        "target",
+        "ways",
+    )
 
     def __init__(
         self,
@@ -262,8 +275,10 @@ class Opening:
         address: tuple[str, int],
         target: Target,
         port: int,
+        listener: int,
     ) -> None:
         self.loop = loop
+        self.listener = listener
         self.client = client
         self.address = (unmapped(address[0]), address[1])
         self.target = target
@@ -303,11 +318,11 @@ class Opening:
             return
         reset(self.client)
         self.client.close()
-        self.loop.connection_ended()
+        self.loop.connection_ended(self.listener)
 
     def _joined(self, sock: _socket.socket) -> None:
         self.sock = None
-        join(self.loop, self.client, sock)
+        join(self.loop, self.client, sock, self.listener)
 
     def _answered(self, mask: int) -> None:
         sock = self.sock

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import _socket
 import errno
+import os
 import select
 import struct
 import time
 
+from rootlessnet.ports import burst
 from rootlessnet.ports.target import is_loopback, unmapped
 
 TYPE_CHECKING = False
@@ -44,7 +46,18 @@ _IN = select.EPOLLIN
 class Flow:
     """One client of one rule. ask is the server's address until the flow is connected to it."""
 
-    __slots__ = ("answer", "ask", "count", "host", "inside", "key", "last", "port")
+    __slots__ = (
+        "answer",
+        "answers",
+        "ask",
+        "count",
+        "host",
+        "inside",
+        "key",
+        "last",
+        "port",
+        "together",
+    )
 
     def __init__(self, port: Port, key: tuple[Any, ...], inside: _socket.socket) -> None:
         self.port = port
@@ -54,6 +67,8 @@ class Flow:
         self.host: _socket.socket | None = None
         self.answer: list[tuple[int, int, bytes]] = []
         self.count = 0
+        self.answers = 0
+        self.together = [True, True]
         self.last = time.monotonic()
 
     def send(self, data: memoryview) -> None:
@@ -80,16 +95,19 @@ class Flow:
     def from_server(self, mask: int) -> None:
         if self.ask and not self._connect_back():
             return
+        if self.host is not None:
+            self._move(self.inside, self.host, 0)
+            return
         loop = self.port.loop
         buffer, view, receive = loop.buffer, loop.view, self.inside.recv_into
-        host = self.host
         try:
             for _ in range(_AT_ONCE):
                 count = receive(buffer, _BUFFER)
-                if host is not None:
-                    host.send(view[:count])
-                else:
-                    self.port.sock.sendmsg([view[:count]], self.answer, 0, self.key)
+                self.port.sock.sendmsg([view[:count]], self.answer, 0, self.key)
+                self.answers += 1
+                if self.answers == _LONG_AFTER:
+                    self.port.settle(self)
+                    break
         except BlockingIOError:
             pass
         except OSError:
@@ -98,8 +116,11 @@ class Flow:
 
     def from_client(self, mask: int) -> None:
         """Of a flow with a socket of its own at the host."""
-        loop = self.port.loop
         assert self.host is not None
+        if self.ask is None:
+            self._move(self.host, self.inside, 1)
+            return
+        loop = self.port.loop
         buffer, view, receive, send = loop.buffer, loop.view, self.host.recv_into, self.send
         try:
             for _ in range(_AT_ONCE):
@@ -107,6 +128,20 @@ class Flow:
         except OSError:
             pass
         self.last = loop.now
+
+    def _move(self, source: _socket.socket, to: _socket.socket, way: int) -> None:
+        """What has arrived at the one is sent by the other; both are connected."""
+        loop = self.port.loop
+        self.last = loop.now
+        bursts = loop.bursts()
+        try:
+            sizes = bursts.receive(source)
+        except OSError:
+            return  # nothing there, or refused: told for a datagram that is lost
+        self.together[way] = bursts.send(to, sizes, together=self.together[way])
+        if len(sizes) == burst.MOST:
+            # The receiver's queue is short, and it may wait for this very processor.
+            os.sched_yield()
 
     def close(self) -> None:
         loop = self.port.loop
@@ -143,8 +178,8 @@ class Port:
                         continue
                 flow.count += 1
                 flow.last = loop.now
-                if flow.count == _LONG_AFTER:
-                    self._settle(flow)
+                if flow.count == _LONG_AFTER and flow.host is None:
+                    self.settle(flow)
                 try:
                     flow.send(loop.view[:count])
                 except OSError:
@@ -195,7 +230,7 @@ class Port:
                     self.loop.lost_source(self.target, version, str(error.strerror))
         raise OSError(errno.EADDRNOTAVAIL, "no source address")
 
-    def _settle(self, flow: Flow) -> None:
+    def settle(self, flow: Flow) -> None:
         """Give a flow that goes on a socket of its own at the host."""
         if self.loop.is_short_of_descriptors():
             return

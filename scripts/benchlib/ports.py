@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RUNS = 5
-SECONDS = 2
+SECONDS = 1
+OFFERED = 1000
+"""Mbit/s, more than most can forward on two processors together with client and server."""
 CONNECTIONS = 500
 REQUESTS = 10000
 IDLE = 1000
@@ -117,7 +119,7 @@ def answers(port: int) -> bool:
 def iperf3(first: int, *options: str) -> dict[str, float]:
     command = [
         "timeout",
-        "20",
+        "10",
         "iperf3",
         "-c",
         "127.0.0.1",
@@ -128,15 +130,21 @@ def iperf3(first: int, *options: str) -> dict[str, float]:
         str(SECONDS),
         *options,
     ]
-    for _ in range(20):
+    # One that still serves the last client says so; that is not for long.
+    deadline = time.monotonic() + 10
+    while True:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         answer = json.loads(done.stdout or "{}")
         if "error" not in answer and done.returncode == 0:
             end = answer["end"]
             whole = end.get("sum_received", end.get("sum", {}))
+            lost = 0.0
             if "-u" in options:
                 whole = end["sum"]
-            return {"gbits": whole["bits_per_second"] / 1e9, "lost": whole.get("lost_percent", 0.0)}
+                lost = whole["lost_percent"] / 100
+            return {"gbits": whole["bits_per_second"] * (1 - lost) / 1e9}
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.2)
     raise Failed(f"{' '.join(command)}: {answer.get('error', done.returncode)}")
 
@@ -165,22 +173,9 @@ def requests(first: int) -> float:
     return float(found[1])
 
 
-def datagrams(first: int, rate: float) -> float:
-    """Percent of 1,400-byte datagrams that are lost at so many Mbit/s."""
-    return iperf3(first, "-u", "-t", "1", "-l", "1400", "-b", f"{rate:g}M")["lost"]
-
-
-RATES = (500, 1000, 1500, 2000, 3000)
-
-
-def lossless(first: int) -> float:
-    """The highest rate in Mbit/s of which nothing is lost."""
-    best = 0.0
-    for rate in RATES:
-        if datagrams(first, rate) > 0.0:
-            break
-        best = rate
-    return best
+def datagrams(first: int) -> float:
+    """Mbit/s that arrive of OFFERED in datagrams of 1,400 bytes."""
+    return iperf3(first, "-u", "-t", "1", "-l", "1400", "-b", f"{OFFERED}M")["gbits"] * 1000
 
 
 def forwarders() -> dict[str, list[int]]:
@@ -304,16 +299,17 @@ def measure(runs: int) -> Group:
             for key, limit in (("p50", 0.6), ("p99", 1.0)):
                 quotient = ratio(both[f"{OURS} {key}"], both[f"{ROOTLESSPORT} {key}"])
                 group.checks.append(Check(f"connect {key} : rootlessport", quotient, True, limit))
-        for what, title, unit, function in (
-            ("http", "HTTP, requests/s", "1/s", requests),
-            ("udp", "UDP without loss, Mbit/s", "Mbit/s", lossless),
+        for what, title, unit, function, skipped in (
+            ("http", "HTTP, requests/s", "1/s", requests, ""),
+            # slirp4netns answers no datagrams of clients on loopback.
+            ("udp", "UDP, Mbit/s", "Mbit/s", datagrams, API),
         ):
             if not wanted(what):
                 continue
             found = rounds(
                 runs,
-                lambda function=function: {  # type: ignore[misc]
-                    name: function(first) for name, first in FIRST.items()
+                lambda function=function, skipped=skipped: {  # type: ignore[misc]
+                    name: function(first) for name, first in FIRST.items() if name != skipped
                 },
                 warm_up=what == "http",
             )
