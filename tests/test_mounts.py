@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from support import RUNTIME, Net
@@ -96,3 +98,21 @@ def test_netns_file_of_one_command_is_seen_by_the_next(net: Net) -> None:
     finally:
         net.enter("sh", "-c", f"umount {path}; rm {path}")
     net.release(holder)
+
+
+def test_a_directory_with_something_mounted_below_is_never_removed(tmp_path: Path) -> None:
+    directory = tmp_path / "run time\\" / "state"
+    (directory / "mounted").mkdir(parents=True)
+    code = (
+        "import errno, os, sys\n"
+        "from rootlessnet.instance import cleanup\n"
+        "try: cleanup.remove_tree(sys.argv[1])\n"
+        "except OSError as error: sys.exit(error.errno == errno.EBUSY)\n"
+    )
+    script = 'mount -t tmpfs x "$1/mounted" && touch "$1/mounted/kept" && "$2" -c "$3" "$1"'
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", script, "sh", directory, sys.executable, code],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
+    assert directory.exists()

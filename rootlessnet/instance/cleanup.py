@@ -108,10 +108,10 @@ def remove_tree(path: str) -> None:
 def _refuse_mounts(path: str) -> None:
     """Raise OSError when anything is mounted below path: as seen from outside nothing is, and from
     inside the mounts are directories of the host."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            if line.split(" ", 5)[4].startswith(f"{path}/"):
-                raise OSError(errno.EBUSY, "something is mounted below it", path)
+    from rootlessnet.instance import mounts
+
+    if any(point.startswith(f"{path}/") for point in mounts.mount_points()):
+        raise OSError(errno.EBUSY, "something is mounted below it", path)
 
 
 def _remove_as_mapped_root(path: str) -> None:

@@ -72,12 +72,20 @@ def set_up(root: str, runtime_dir: str) -> str:
 
 def mount_point(path: str) -> str:
     """The mount that a directory without symbolic links is in."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        # The fifth field, with octal escapes for blanks (proc_pid_mountinfo(5)).
-        points = {line.split(" ", 5)[4].replace("\\040", " ") for line in file}
+    points = set(mount_points())
     while path not in points and path != "/":
         path = os.path.dirname(path)
     return path
+
+
+def mount_points() -> list[str]:
+    """Where something is mounted in our mount namespace, in the order of mounting."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split(" ", 5)[4] for line in file]
+    # Blank, tab, newline and backslash stand there in octal (proc_pid_mountinfo(5)).
+    for number in (0o40, 0o11, 0o12, 0o134):
+        points = [point.replace(f"\\{number:03o}", chr(number)) for point in points]
+    return points
 
 
 def resolv_conf_inside(pid: int) -> bytes | None:

@@ -27,7 +27,7 @@ class Requested:
 def seconds(option: str, text: str, minimum: float = 0.0, maximum: float = _MAX_SECONDS) -> float:
     """The value of an option in seconds. Raises Error."""
     try:
-        if "_" in text:
+        if "_" in text or not text.isascii():
             raise ValueError  # a Python number, but nobody else's
         value = float(text)
         if not minimum <= value <= maximum:
