@@ -9,6 +9,7 @@ import resource
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,6 +203,24 @@ def test_refused_while_nothing_listens_inside(net: Net) -> None:
             server.wait(5)
         wait_for("it is known", lambda: is_refused("127.0.0.1", port), 2)
         assert is_refused("::1", port)
+
+
+@pytest.mark.parametrize(
+    ("client", "server"), [("203.0.113.1", "10.0.2.100"), ("2001:db8::1", "::1")]
+)
+def test_a_refusal_inside_finds_its_way_back(net: Net, client: str, server: str) -> None:
+    """To a socket with the address of a client, as the forwarder has them."""
+    net.hold("-p", "127.0.0.1::80")
+    text = f"""if True:
+        import errno, sys
+        from rootlessnet.ports import inside
+        s = inside.make("t{6 if ":" in client else 4}m")
+        s.bind(("{client}", 0))
+        s.settimeout(5)
+        code = s.connect_ex(("{server}", 9))
+        print(errno.errorcode.get(code, code))
+    """
+    assert net.inside(sys.executable, "-c", text).strip() == "ECONNREFUSED"
 
 
 def test_half_closed_both_ways(port: int) -> None:

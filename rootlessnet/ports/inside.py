@@ -7,8 +7,9 @@ the server's answers back to it, as in this namespace nobody has that address:
 
     a server in the namespace itself      the socket is marked; the kernel gives an accepted
                                           connection the mark of its first packet
-                                          (tcp_fwmark_accept), and answers with the mark are
-                                          delivered here (a rule and a table with one local route)
+                                          (tcp_fwmark_accept), and a refusal as well
+                                          (fwmark_reflect); answers with the mark are delivered
+                                          here (a rule and a table with one local route)
     the same by UDP                       connection tracking carries the mark instead
     a server behind a bridge              what arrives for a transparent socket gets the mark
 
@@ -150,7 +151,15 @@ def _routes() -> None:
                     raise
                 if error.errno != 97:  # EAFNOSUPPORT: a kernel without IPv6
                     raise
-    with open("/proc/sys/net/ipv4/tcp_fwmark_accept", "w", encoding="ascii") as file:
+    _switch_on("ipv4/tcp_fwmark_accept")
+    # Refusals belong to no socket; without this they would leave by the default route.
+    _switch_on("ipv4/fwmark_reflect")
+    if os.path.exists("/proc/sys/net/ipv6"):
+        _switch_on("ipv6/fwmark_reflect")
+
+
+def _switch_on(name: str) -> None:
+    with open(f"/proc/sys/net/{name}", "w", encoding="ascii") as file:
         file.write("1")
 
 
