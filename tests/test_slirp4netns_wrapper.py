@@ -607,6 +607,9 @@ def test_bess_target_is_left_to_the_original(tmp_path: Path) -> None:
     ) as child:
         wait_for("it listens", path.exists)
         assert Path(f"/proc/{child.pid}/comm").read_text() == "slirp4netns\n"
+        # The original has a child of its own, which SIGTERM to it would leave behind.
+        for pid in Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split():
+            kill(int(pid))
         child.terminate()
 
 
