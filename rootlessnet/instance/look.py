@@ -39,9 +39,15 @@ def watch(pids: list[int]) -> list[int]:
 
 
 def extra_interfaces(pid: int, usual: tuple[str, ...]) -> list[str]:
-    """The interfaces of the process's network namespace that are none of the usual ones."""
-    with open(f"/proc/{pid}/net/dev", encoding="utf-8", errors="replace") as file:
-        names = [line.partition(":")[0].strip() for line in file if ":" in line]
+    """The interfaces of the process's network namespace that are none of the usual ones.
+
+    When the process has just ended it cannot be told; then it is as if there were one.
+    """
+    try:
+        with open(f"/proc/{pid}/net/dev", encoding="utf-8", errors="replace") as file:
+            names = [line.partition(":")[0].strip() for line in file if ":" in line]
+    except OSError:
+        return ["unknown"]
     return [name for name in names if name not in usual]
 
 

@@ -638,9 +638,7 @@ class Supervisor:
     def give_up(self) -> None:
         """After a failure nobody foresaw: leave what is in use to a successor, end the rest."""
         try:
-            if lease.has_users(self.reader) or look.inside(self.holder):
-                return
-            if self._keeper.has_users():
+            if self._is_used():
                 return
         except OSError:
             return
@@ -656,16 +654,20 @@ class Supervisor:
         os.close(self.holder_pidfd)
         self.holder_pidfd = -1
         say(f"holder {self.holder.pid} has ended")
-        if not (
+        if not self._is_used():
+            return False
+        self._replace_lost_holder()
+        return True
+
+    def _is_used(self) -> bool:
+        """Whether anything at all keeps the instance."""
+        return bool(
             lease.has_users(self.reader)
             or named.names(self.instance)
             or self._keeper.has_users()
             or cni_results.names(self.instance)
             or look.inside(self.holder)
-        ):
-            return False
-        self._replace_lost_holder()
-        return True
+        )
 
     def _replace_lost_holder(self) -> None:
         try:

@@ -181,5 +181,5 @@ class Scene:
             host = f"{host_ip}:{port.get('host_port')}"
             inner = f"{port.get('port')}/{port.get('proto')}"
             count = port.get("connections")
-            tail = f", {count} open" if isinstance(count, int) and far else ""
+            tail = f", {count} open" if isinstance(count, int) and count and far else ""
             box.add(f"{host} > {inner}{tail}")
