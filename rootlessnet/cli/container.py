@@ -79,15 +79,11 @@ def _parse(
     most: int | None = 0,
 ) -> tuple[arguments.Values, list[str], Instance] | None:
     """The values and words of a command and its instance; None when only help was wanted."""
-    options = (*arguments.COMMON, *options)
-    values, words = arguments.parse(argv, options)
-    name = usage.split()[0]
-    if "help" in values:
-        print(arguments.help_text(f"container {usage}", group.sentence(COMMANDS[name]), options))
+    what = COMMANDS[usage.split()[0]]
+    parsed = group.parse(argv, f"container {usage}", what, options, least, most)
+    if parsed is None:
         return None
-    if len(words) < least:
-        raise UsageError(f"container {name}: no container is named: container {usage}")
-    arguments.no_words(words[len(words) if most is None else most :])
+    values, words = parsed
     from rootlessnet.instance import paths
 
     return values, words, paths.find(arguments.last(values, "static-dir"))

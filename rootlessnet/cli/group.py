@@ -41,3 +41,27 @@ def choose(
             f"unknown {noun} {group} {rest[0]}", hint=f"there are {', '.join(commands)}"
         )
     return rest[0], [*before, *rest[1:]]
+
+
+def parse(
+    argv: list[str],
+    usage: str,
+    what: str,
+    options: tuple[arguments.Option, ...],
+    least: int,
+    most: int | None,
+) -> tuple[arguments.Values, list[str]] | None:
+    """The values and words of "GROUP NAME ...", as usage begins; None when only help was wanted.
+
+    least and most say how many words there may be; a word is what the group is called after.
+    """
+    options = (*arguments.COMMON, *options)
+    values, words = arguments.parse(argv, options)
+    if "help" in values:
+        print(arguments.help_text(usage, sentence(what), options))
+        return None
+    if len(words) < least:
+        noun, name = usage.split()[:2]
+        raise UsageError(f"{noun} {name}: no {noun} is named: {usage}")
+    arguments.no_words(words[len(words) if most is None else most :])
+    return values, words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 from rootlessnet.cli import arguments, group
-from rootlessnet.errors import Error, Failures, UsageError
+from rootlessnet.errors import Error, Failures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,16 +109,8 @@ def _parse(
     most: int | None = 0,
 ) -> tuple[arguments.Values, list[str]] | None:
     """The values and words of a command, or None when it was asked for help only."""
-    options = (*arguments.COMMON, *options)
-    values, words = arguments.parse(argv, options)
-    name = usage.split()[0]
-    if "help" in values:
-        print(arguments.help_text(f"network {usage}", group.sentence(COMMANDS[name]), options))
-        return None
-    if len(words) < least:
-        raise UsageError(f"network {name}: no network is named: network {usage}")
-    arguments.no_words(words[len(words) if most is None else most :])
-    return values, words
+    what = COMMANDS[usage.split()[0]]
+    return group.parse(argv, f"network {usage}", what, options, least, most)
 
 
 def _backend(argv: list[str]) -> int:
