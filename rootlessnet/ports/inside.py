@@ -199,6 +199,20 @@ _SO_MARK = 36
 _UDP_BUFFER = 4 << 20
 
 
+_TCP_CONGESTION = 13
+
+
+def no_congestion(sock: _socket.socket) -> None:
+    """Both ends are on this machine, so there is no wire to share. BBR, where it is the system's
+    choice, would pace what is sent; reno, which every kernel has, does not."""
+    import _socket
+
+    try:
+        sock.setsockopt(_socket.IPPROTO_TCP, _TCP_CONGESTION, b"reno")
+    except OSError:
+        pass  # slower only
+
+
 def make(kind: str) -> _socket.socket:
     """A socket of this namespace: "t" or "u" for the protocol, "4" or "6", and "m" when it is
     marked ("-" when not). It may be bound to an address that nobody has here. Raises OSError."""
@@ -215,6 +229,7 @@ def make(kind: str) -> _socket.socket:
         if proto == "t":
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            no_congestion(made)
         else:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UDP_BUFFER)

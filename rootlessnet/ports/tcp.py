@@ -16,7 +16,8 @@ import select
 import struct
 from functools import partial
 
-from rootlessnet.ports.target import unmapped
+from rootlessnet.ports.inside import no_congestion
+from rootlessnet.ports.target import is_loopback, unmapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,7 +111,18 @@ class Half:
         if sent < count:
             self._stall(sent, count)
         elif count == self.limit and count < _LARGEST_READ and loop.kept < _BUDGET:
+            if count == _FIRST_READ:
+                other._hurry()
             self.limit = count * 4
+
+    def _hurry(self) -> None:
+        """There is much to be sent."""
+        try:
+            own, peer = self.sock.getsockname()[0], self.sock.getpeername()[0]
+        except OSError:
+            return
+        if own == peer or is_loopback(unmapped(peer)):
+            no_congestion(self.sock)
 
     def _said_all(self) -> None:
         self.ended = True
