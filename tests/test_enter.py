@@ -26,6 +26,13 @@ def test_command_has_a_network_of_its_own(net: Net) -> None:
 
 
 @both_drivers
+def test_nothing_paces_tcp_that_ends_at_slirp4netns(net: Net) -> None:
+    name = "/proc/sys/net/ipv4/tcp_congestion_control"
+    wanted = {"slirp4netns": "reno\n", "pasta": Path(name).read_text()}
+    assert net.inside("cat", name) == wanted[net.driver]
+
+
+@both_drivers
 def test_ipv6_is_usable_at_once_and_duplicate_detection_is_restored(net: Net) -> None:
     before = Path("/proc/sys/net/ipv6/conf/default/accept_dad").read_text()
     net.hold()

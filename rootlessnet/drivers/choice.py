@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         HINTS: tuple[tuple[str, str], ...]
         NOISE: tuple[str, ...]
         FOLLOWS_RESOLV_CONF: bool
+        CONGESTION_CONTROL: str
 
         def Probe(self, path: str) -> Asking: ...
         def find(self, configured: str = "") -> str: ...

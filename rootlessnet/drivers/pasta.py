@@ -51,6 +51,9 @@ NOISE: tuple[str, ...] = (
 FOLLOWS_RESOLV_CONF = False
 """It reads the host's resolv.conf at its start, and asks the first server of then for ever."""
 
+CONGESTION_CONTROL = ""
+"""The system's choice. A pasta of 2023 drops segments, which BBR minds less than others."""
+
 FIFO = "driver.ready"
 NETNS = "driver.netns"
 

@@ -82,10 +82,13 @@ class Starting:
 _JOIN_SECONDS = 5.0
 
 
-def start(root: str, runtime_dir: str, keep_open: int, seconds: float) -> Starting:
+def start(
+    root: str, runtime_dir: str, keep_open: int, seconds: float, congestion_control: str
+) -> Starting:
     """Make the namespaces and their mounts. Raises Error, and nothing is left then.
 
     keep_open is a descriptor that the holder keeps for life (the exit pipe's writing end).
+    congestion_control is tcp(7)'s for the network namespace, empty for the system's choice.
     """
 
     def make(channel: int) -> str:
@@ -94,6 +97,8 @@ def start(root: str, runtime_dir: str, keep_open: int, seconds: float) -> Starti
         if _receive(channel, None) != "M":
             os._exit(1)
         trace("holder:mapped")
+        if congestion_control:
+            _choose(congestion_control)
         shared = mounts.set_up(root, runtime_dir)
         trace("holder:mounted")
         return shared
@@ -190,6 +195,14 @@ def _unshare() -> None:
         libc.unshare(flags)
     except OSError as error:
         raise Error("make the namespaces", hint=_HINTS.get(error.errno or 0, "")) from error
+
+
+def _choose(congestion_control: str) -> None:
+    try:
+        with open("/proc/sys/net/ipv4/tcp_congestion_control", "w", encoding="ascii") as file:
+            file.write(congestion_control)
+    except OSError:
+        pass  # /proc/sys may be read-only: it is slower, and works
 
 
 def _send(channel: int, text: str) -> None:

@@ -225,7 +225,11 @@ class Supervisor:
             self._write_resolv_conf(report)
             trace("start:resolv.conf")
             starting = holder.start(
-                root, os.path.dirname(instance.base), self._exit_write, settings.timeout
+                root,
+                os.path.dirname(instance.base),
+                self._exit_write,
+                settings.timeout,
+                self.uplink.driver.CONGESTION_CONTROL,
             )
             self._hold(starting)
             if starting.warning:

@@ -62,6 +62,7 @@ class Stream:
         self._base = -1
         self._numbers: dict[int, str] = {}
         self._supervisor = -1
+        self._is_late = False
         self._complaint = ""
         self._document: dict[str, Any] | None = None
 
@@ -137,7 +138,8 @@ class Stream:
             try:
                 self._supervisor = os.pidfd_open(supervisor["pid"])
             except ProcessLookupError:
-                pass  # it ended this very moment, and its directory tells, or the next command
+                # It ended since the look: after another one there may be its successor.
+                self._is_late = True
 
     # -- waiting -----------------------------------------------------------------------------------
 
@@ -161,6 +163,9 @@ class Stream:
     def _wait(self) -> None:
         """Until something has happened and then nothing more for a moment."""
         deadline: float | None = None
+        if self._is_late:
+            self._is_late = False
+            deadline = time.monotonic() + LONGEST
         while True:
             poll = select.poll()
             poll.register(self._output, 0)
