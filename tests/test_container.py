@@ -69,6 +69,12 @@ def test_instance_is_there_as_long_as_its_containers(lab: Lab) -> None:
     assert not lab.directory.exists()
 
 
+def test_nothing_paces_tcp_of_a_container(lab: Lab) -> None:
+    lab.setup("one")
+    name = "/proc/sys/net/ipv4/tcp_congestion_control"
+    assert lab.inside_of("one", "cat", name).stdout == lab.inside("cat", name) == "reno\n"
+
+
 def test_default_network_without_names(lab: Lab) -> None:
     found = lab.setup("one")
     assert found["Networks"]["podman"]["IPAddress"] == "10.88.0.2"

@@ -56,6 +56,26 @@ def test_network_that_podman_made(shared: Lab) -> None:
         end_podman(lab)
 
 
+def test_the_mtu_is_that_of_the_way_out(lab: Lab) -> None:
+    lab.network("small", "-o", "mtu=1400")
+    lab.setup("one", "--network", "podman", "--network", "small")
+    bridge = lab.bridge.replace("1", "0")
+
+    def mtu(*command: str) -> list[int]:
+        return [link["mtu"] for link in json.loads(lab.enter(*command).stdout)]
+
+    show = ("ip", "-j", "link", "show", "dev")
+    path = lab.inspect("one")["SandboxKey"]
+    inside = ("nsenter", f"--net={path}", *show)
+    assert mtu(*show, bridge) == mtu(*inside, "eth0") == mtu(*show, "tap0") == [20000]
+    assert mtu(*inside, "eth1") == [1400]
+    # What is larger than the bridge takes would be lost.
+    lab.inside("ip", "link", "set", bridge, "mtu", "1500")
+    lab.setup("two")
+    path = lab.inspect("two")["SandboxKey"]
+    assert mtu("nsenter", f"--net={path}", *show, "eth0") == mtu(*show, bridge) == [1500]
+
+
 def test_removal_by_force_disconnects(lab: Lab) -> None:
     lab.network("keep", "--subnet", "10.99.1.0/24")
     lab.network("gone", "--subnet", "10.99.2.0/24")

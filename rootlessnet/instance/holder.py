@@ -25,7 +25,7 @@ from rootlessnet.errors import Error, reason
 from rootlessnet.errors import hint as hint_of
 from rootlessnet.instance import mounts
 from rootlessnet.instance.state import Holder
-from rootlessnet.kernel import idmap, libc, namespaces, process, signals, spawn
+from rootlessnet.kernel import idmap, libc, namespaces, netns, process, signals, spawn
 from rootlessnet.kernel.trace import trace
 
 TYPE_CHECKING = False
@@ -98,7 +98,7 @@ def start(
             os._exit(1)
         trace("holder:mapped")
         if congestion_control:
-            _choose(congestion_control)
+            netns.choose_congestion_control(congestion_control)
         shared = mounts.set_up(root, runtime_dir)
         trace("holder:mounted")
         return shared
@@ -195,14 +195,6 @@ def _unshare() -> None:
         libc.unshare(flags)
     except OSError as error:
         raise Error("make the namespaces", hint=_HINTS.get(error.errno or 0, "")) from error
-
-
-def _choose(congestion_control: str) -> None:
-    try:
-        with open("/proc/sys/net/ipv4/tcp_congestion_control", "w", encoding="ascii") as file:
-            file.write(congestion_control)
-    except OSError:
-        pass  # /proc/sys may be read-only: it is slower, and works
 
 
 def _send(channel: int, text: str) -> None:

@@ -20,6 +20,7 @@ _REQUEST_DUMP = 0x301
 _REQUEST_ACK = 0x5
 _IFLA_ADDRESS = 1
 _IFLA_IFNAME = 3
+_IFLA_MTU = 4
 _IFLA_LINK = 5
 _IFLA_LINKINFO = 18
 _IFLA_INFO_KIND = 1
@@ -38,15 +39,16 @@ if TYPE_CHECKING:
 
 class Interface:
     """An interface: its name, its number, its kind ("bridge", "veth"; "" for hardware and tap), its
-    hardware address, and the number of its other end (0 when it has none)."""
+    hardware address, its MTU, and the number of its other end (0 when it has none)."""
 
-    __slots__ = ("address", "index", "kind", "name", "peer")
+    __slots__ = ("address", "index", "kind", "mtu", "name", "peer")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.name = ""
         self.kind = ""
         self.peer = 0
+        self.mtu = 0
         self.address = b""
 
 
@@ -145,6 +147,8 @@ def _parse(part: bytes) -> Interface:
             found.name = _text(value)
         elif kind == _IFLA_ADDRESS:
             found.address = value
+        elif kind == _IFLA_MTU:
+            found.mtu = int.from_bytes(value[:4], sys.byteorder)
         elif kind == _IFLA_LINK:
             found.peer = int.from_bytes(value[:4], sys.byteorder)
         elif kind == _IFLA_LINKINFO:

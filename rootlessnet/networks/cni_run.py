@@ -19,7 +19,7 @@ import os
 from rootlessnet.config import containers
 from rootlessnet.config import network as config
 from rootlessnet.errors import Error, Failures, reason, warn
-from rootlessnet.networks import cni, cni_args, cni_convert, cni_list, conflist
+from rootlessnet.networks import bridge, cni, cni_args, cni_convert, cni_list, conflist
 from rootlessnet.networks.cni_runtime import CACHE_DIRECTORY, Runtime
 
 TYPE_CHECKING = False
@@ -57,6 +57,9 @@ def setup(container: Container, work: str) -> Status:
             capabilities = first.get("capabilities") or {}
             if attachment.static_ips and not capabilities.get("ips"):
                 network.inject(0, {"capabilities": {**capabilities, "ips": True}})
+            mtu = bridge.chosen_mtu(attachment.network)
+            if mtu and first.get("type") == "bridge" and not first.get("mtu"):
+                network.inject(0, {"mtu": mtu})
             args, capability_args = cni_args.arguments(container, attachment, ports)
             result = runtime.add(
                 network,

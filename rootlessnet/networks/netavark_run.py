@@ -23,6 +23,7 @@ import os
 from rootlessnet.config import network as config
 from rootlessnet.errors import Error, Failures, debug
 from rootlessnet.kernel import links, netns, process, spawn
+from rootlessnet.networks import bridge
 from rootlessnet.networks.attachment import hashed
 
 TYPE_CHECKING = False
@@ -156,6 +157,9 @@ def options(container: Container, attachments: Iterable[Attachment]) -> dict[str
             wanted["aliases"] = aliases
         networks[network.name] = wanted
         info[network.name] = network.document()
+        mtu = bridge.chosen_mtu(network)
+        if mtu:
+            info[network.name]["options"] = {**network.options, "mtu": str(mtu)}
     found: dict[str, Any] = {
         "container_id": hashed(container.id),
         "container_name": container.name,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchlib.contenders import PYTHON, Podman, Rootlessnet, need
 from benchlib.measure import Check, Failed, Group, Row, ratio, rounds, timed
+from benchlib.net import iperf3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +23,7 @@ RUNS = 15
 LISTED = 200
 GROWING = 100
 EDGE = 10
+TRAFFIC_RUNS = 3
 
 _CONF = '[network]\nnetwork_backend = "netavark"\n'
 
@@ -33,6 +37,7 @@ def measure(runs: int) -> Group:
         try:
             with _podmans_container(base):
                 turns = _turns(net, runs)
+                traffic = _throughput(net)
             listed, growth, at_once = _many(net)
         finally:
             _run("rootlessnet", "network", "rm", "--force", "bench-home", "bench-more")
@@ -57,6 +62,11 @@ def measure(runs: int) -> Group:
     ]
     whole, detached = _sum(turns, "setup", "teardown"), _sum(turns, "connect", "disconnect")
     theirs = _sum(turns, "podman connect", "podman disconnect")
+    for way in ("out", "in"):
+        for name in ("rootlessnet", "podman"):
+            group.rows.append(Row(f"{way}, {name}'s container", "Gbit/s", traffic[f"{name} {way}"]))
+        quotient = ratio(traffic[f"rootlessnet {way}"], traffic[f"podman {way}"])
+        group.checks.append(Check(f"{way} of a container : podman's", quotient, False, 1.0))
     group.checks += [
         Check("setup + teardown : podman connect + disconnect", ratio(whole, theirs), True, 1.0),
         Check("connect + disconnect : podman's", ratio(detached, theirs), True, 1.0),
@@ -101,6 +111,28 @@ def _turns(net: Rootlessnet, runs: int) -> dict[str, list[float]]:
 
     try:
         return rounds(runs, ours, theirs, connected, lambda: {"python": timed(PYTHON)})
+    finally:
+        _run(*command, "teardown", "--all")
+
+
+def _throughput(net: Rootlessnet) -> dict[str, list[float]]:
+    """From a container to the internet and back, in turn."""
+    command = [*net.program, "container"]
+    _run(*command, "setup", "bench-app", "--new", "--network=bench-home")
+    path = json.loads(_output(*command, "inspect", "bench-app"))["SandboxKey"]
+    pid = _output("podman", "inspect", "--format={{.State.Pid}}", "bench-app")
+    ours = net.enter("nsenter", f"--net={path}")
+    theirs = ["podman", "unshare", "nsenter", "--net", "--target", pid]
+
+    def turn(*options: str) -> dict[str, float]:
+        way = "in" if options else "out"
+        return {
+            f"rootlessnet {way}": iperf3(ours, *options),
+            f"podman {way}": iperf3(theirs, *options),
+        }
+
+    try:
+        return rounds(TRAFFIC_RUNS, turn, partial(turn, "--reverse"))
     finally:
         _run(*command, "teardown", "--all")
 
@@ -158,6 +190,10 @@ def _podmans_container(base: Path) -> Iterator[None]:
         yield
     finally:
         _run("podman", "rm", "--force", "--time=0", "bench-other", "bench-app", check=False)
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def _run(*command: str, check: bool = True) -> None:
