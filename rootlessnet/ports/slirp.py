@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootlessnet.instance.paths import Instance
-    from rootlessnet.ports.group import Group
+    from rootlessnet.ports.publication import Publication
     from rootlessnet.ports.rules import Rule
 
 _SECONDS = 5.0
@@ -75,11 +75,11 @@ class Api:
         except (ValueError, TypeError, KeyError):
             raise Error(f"slirp4netns gives no sensible answer to {execute}") from None
 
-    def add(self, group: Group, address: str) -> None:
+    def add(self, publication: Publication, address: str) -> None:
         """Forward all ports of a rule, or none."""
-        rule = group.rule
+        rule = publication.rule
         check(rule)
-        if not group.target.local:
+        if not publication.target.local:
             raise Error(
                 f"publish {rule}: port_handler=slirp4netns reaches the instance itself only, not a "
                 "container behind a bridge",
@@ -91,9 +91,9 @@ class Api:
             _refuse_taken(rule)
         try:
             for number in range(rule.count):
-                group.forwards.append(self._forward(rule, number, address))
+                publication.forwards.append(self._forward(rule, number, address))
         except BaseException:
-            self.remove(group)
+            self.remove(publication)
             raise
 
     def _forward(self, rule: Rule, number: int, address: str) -> int:
@@ -112,16 +112,16 @@ class Api:
             raise Error("slirp4netns gives no number for a forward")
         return int(found["id"])
 
-    def remove(self, group: Group) -> None:
+    def remove(self, publication: Publication) -> None:
         """No longer; one that is gone is no error."""
-        for number in group.forwards:
+        for number in publication.forwards:
             try:
                 self._ask("remove_hostfwd", {"id": number})
             except Error as error:
                 if "remove_hostfwd failed" not in str(error):
-                    group.forwards = []
+                    publication.forwards = []
                     raise
-        group.forwards = []
+        publication.forwards = []
 
     def entries(self) -> list[dict[str, Any]]:
         """What it forwards."""
@@ -131,20 +131,20 @@ class Api:
             found = found.get("entries", [])
         return [entry for entry in found if isinstance(entry, dict)]
 
-    def reconcile(self, groups: list[Group], address: str) -> None:
+    def reconcile(self, publications: list[Publication], address: str) -> None:
         """Make what it forwards what it should: after a restart it has nothing, after ours it has
         everything under numbers that we did not know."""
         there = {}
         for entry in self.entries():
             key = (entry.get("proto"), entry.get("host_addr"), entry.get("host_port"))
             there[key] = entry.get("id")
-        for group in groups:
-            rule = group.rule
-            group.forwards = []
+        for publication in publications:
+            rule = publication.rule
+            publication.forwards = []
             for number in range(rule.count):
                 key = (rule.proto, rule.host_ip or "0.0.0.0", rule.host_port + number)
                 found = there.pop(key, None)
-                group.forwards.append(
+                publication.forwards.append(
                     found if isinstance(found, int) else self._forward(rule, number, address)
                 )
         for found in there.values():

@@ -7,12 +7,13 @@ from rootlessnet.ports import listeners
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    from typing import Any
 
     from rootlessnet.ports.rules import Rule
     from rootlessnet.ports.target import Target
 
 
-class Group:
+class Publication:
     """number names it to the workers; numbers are its listeners', in the order of its ports. own is
     true when it leads to the instance itself, whose addresses may change."""
 
@@ -60,6 +61,15 @@ class Group:
             listeners.shut(self.sockets[index])
         self.open[index] = wanted
         return True
+
+    def as_record(self) -> dict[str, Any]:
+        """For rules.json: rootlessnet.ports.files."""
+        return {
+            "owner": self.owner,
+            "rule": self.rule,
+            "target": None if self.own else self.target.as_dict(),
+            "source_ip": self.source_ip,
+        }
 
     def close(self) -> None:
         """Give the ports back."""
