@@ -29,9 +29,11 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
         return number
 
 
-def serve(net: Net, *options: str, port: int = 80, address: str = "::") -> subprocess.Popen[str]:
+def serve(
+    net: Net, *options: str, port: int = 80, address: str = "::", env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     """A server inside that is up, with these options of enter."""
-    child = net.start("enter", *options, "--", *SERVER, str(port), address)
+    child = net.start("enter", *options, "--", *SERVER, str(port), address, env=env or {})
     assert child.stdout is not None
     line = child.stdout.readline()
     assert line == "up\n", (line, child.communicate(timeout=10), net.log())

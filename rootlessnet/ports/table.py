@@ -160,10 +160,12 @@ class Table:
             raise Error("port_handler=slirp4netns cannot lead a port elsewhere")
         for publication in found:
             publication.own = False
+            # Networks are set up anew, perhaps because everything was flushed.
+            again = bool(publication.target.v4 or publication.target.v6)
             publication.target.update(target)
             if publication.source_ip == SNAT:
                 publication.target.keep4 = publication.target.keep6 = False
-            self._sources.choose(publication)
+            self._sources.choose(publication, again=again)
             self._processes.retarget(publication)
             self._open_if_ungated(publication)
         for record in self._pending:
@@ -236,6 +238,7 @@ class Table:
                 self._publications[publication.number] = publication
             return []
         self._start_processes()
+        self._sources.try_again()
         warnings = []
         for publication in made:
             warnings += self._sources.choose(publication)
