@@ -126,3 +126,16 @@ def processes(net: Net) -> list[int]:
 
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def entries(net: Net) -> list[dict[str, object]]:
+    """What slirp4netns says that it forwards."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(net.directory / "slirp4netns.sock"))
+        s.sendall(b'{"execute": "list_hostfwd"}')
+        s.shutdown(socket.SHUT_WR)
+        reply = b""
+        while chunk := s.recv(65536):
+            reply += chunk
+    found: list[dict[str, object]] = json.loads(reply)["entries"]
+    return found

@@ -15,22 +15,32 @@ if TYPE_CHECKING:
 
 class Publication:
     """number names it to the workers; numbers are its listeners', in the order of its ports. own is
-    true when it leads to the instance itself, whose addresses may change."""
+    true when it leads to the instance itself, whose addresses may change; by_slirp when slirp4netns
+    forwards it, and has its sockets."""
 
     def __init__(
-        self, number: int, owner: str, rule: Rule, target: Target, *, own: bool, source_ip: str
+        self,
+        number: int,
+        owner: str,
+        rule: Rule,
+        target: Target,
+        *,
+        own: bool,
+        by_slirp: bool,
+        source_ip: str,
     ) -> None:
         self.number = number
         self.owner = owner
         self.rule = rule
         self.target = target
         self.own = own
+        self.by_slirp = by_slirp
         self.source_ip = source_ip
         self.bound: listeners.Bound | None = None
         self.first = 0
         self.open = bytearray(rule.count)
         self.forwards: list[int] = []
-        """slirp4netns' numbers, where that forwards."""
+        """slirp4netns' numbers for them."""
         self.exposed = False
         """Whether the host of this virtual machine was told."""
 

@@ -156,7 +156,7 @@ class Table:
     def retarget(self, owner: str, target: Target) -> int:
         """Let an owner's rules lead elsewhere; how many. Raises Error or OSError."""
         found = [one for one in self._publications.values() if one.owner == owner]
-        if self._slirp and found:
+        if any(one.by_slirp for one in found):
             raise Error("port_handler=slirp4netns cannot lead a port elsewhere")
         for publication in found:
             publication.own = False
@@ -193,28 +193,41 @@ class Table:
         """Another slirp4netns has none of the forwards."""
         if self._slirp is None:
             return
+        mine = [one for one in self._publications.values() if one.by_slirp]
         try:
-            self._slirp.reconcile(list(self._publications.values()), self._running.own.v4)
+            failed = self._slirp.reconcile(mine, self._running.own.v4)
         except (Error, OSError) as error:
             say(f"publish again after the driver's restart: {reason(error)}")
+            return
+        for publication in failed:
+            del self._publications[publication.number]
+            self._pending.append({**publication.as_record(), "told": True})
+            self._retry_at = time.monotonic() + _RETRY
 
     # -- steps of them -----------------------------------------------------------------------------
 
-    def _make(self, record: dict[str, Any]) -> Publication:
-        """Take a rule's ports. Raises Error, and has taken none then."""
+    def _make(self, record: dict[str, Any], *, adopt: bool = False) -> Publication:
+        """Take a rule's ports. Raises Error, and has taken none then. adopt: those of slirp4netns
+        are left for it to be reconciled with."""
         own = record["target"] is None
         target = self._running.own.copy() if own else from_dict(record["target"])
         rule = record["rule"]
         source_ip = record.get("source_ip") or self._running.source_ip
         made = Publication(
-            self._next_number, record["owner"], rule, target, own=own, source_ip=source_ip
+            self._next_number,
+            record["owner"],
+            rule,
+            target,
+            own=own,
+            by_slirp=own and self._slirp is not None,
+            source_ip=source_ip,
         )
-        if self._slirp:
-            self._slirp.add(made, self._running.own.v4)
-        else:
+        if not (self._slirp and made.by_slirp):
             made.bound = listeners.Bound(rule)
             if not rule.host_port and rule.count == 1:
                 rule.host_port = made.bound.port()
+        elif not adopt:
+            self._slirp.add(made, self._running.own.v4)
         if source_ip == SNAT:
             target.keep4 = target.keep6 = False
         made.first = self._next_listener
@@ -224,7 +237,7 @@ class Table:
 
     def _unmake(self, publication: Publication) -> None:
         """Undo `_make`."""
-        if self._slirp:
+        if self._slirp and publication.by_slirp:
             try:
                 self._slirp.remove(publication)
             except (Error, OSError) as error:
@@ -233,18 +246,16 @@ class Table:
 
     def _put_in_force(self, made: list[Publication]) -> list[str]:
         """Start forwarding; what there is to warn of."""
-        if self._slirp:
-            for publication in made:
-                self._publications[publication.number] = publication
-            return []
-        self._start_processes()
-        self._sources.try_again()
+        if not all(publication.by_slirp for publication in made):
+            self._start_processes()
+            self._sources.try_again()
         warnings = []
         for publication in made:
-            warnings += self._sources.choose(publication)
             self._publications[publication.number] = publication
-            self._processes.publish(publication)
-            self._open_if_ungated(publication)
+            if not publication.by_slirp:
+                warnings += self._sources.choose(publication)
+                self._processes.publish(publication)
+                self._open_if_ungated(publication)
         self._gate.update(self._publications.values())
         return list(dict.fromkeys(warnings))
 
@@ -295,7 +306,7 @@ class Table:
             if not self._owners.lives(record["owner"]):
                 continue
             try:
-                made.append(self._make(record))
+                made.append(self._make(record, adopt=first))
             except (Error, OSError, ValueError) as error:
                 if not record.get("told"):
                     say(f"not published again yet: {reason(error)}")
@@ -307,10 +318,10 @@ class Table:
             for publication in made:
                 self._owners.watch(publication.owner)
             say(f"published again: {', '.join(str(one.rule) for one in made[:20])}")
-        if first:
-            self.driver_has_changed()
         if left:
             self._retry_at = time.monotonic() + (_RETRY_FIRST if first else _RETRY)
+        if first:
+            self.driver_has_changed()
         if changed:
             self._record_or_say()
 
