@@ -12,6 +12,10 @@ What the forwarder tells it, as JSON with descriptors:
     close      a publication is no more; connections go on
     pool       another helper makes the sockets inside
 
+An exception that nobody foresaw ends the connection or the flow that it was about, and no other.
+One that is about the worker itself ends its work: another worker takes its place, as if the
+forwarder were gone.
+
 When the forwarder is gone a worker closes all listeners at once, so that the next forwarder can
 have the ports, and goes on with what is open until that has ended, or the instance has.
 """
@@ -27,8 +31,10 @@ import select
 import time
 
 from rootlessnet.instance.logfile import say
+from rootlessnet.kernel.trace import trace
 from rootlessnet.ports import burst, tcp, udp
 from rootlessnet.ports import pool as pools
+from rootlessnet.ports.bugs import Bugs
 from rootlessnet.ports.target import Target, from_dict
 
 TYPE_CHECKING = False
@@ -100,7 +106,17 @@ class Listener:
                 loop.pause()
             return  # ECONNABORTED and the like are about one connection
         client = _socket.socket(self.sock.family, _socket.SOCK_STREAM, 0, fd)
+        try:
+            self._take(client, address)
+        except Exception:
+            loop.bugs.tell()
+            tcp.reset(client)
+            client.close()
+
+    def _take(self, client: _socket.socket, address: tuple[str, int]) -> None:
+        loop = self.loop
         client.setblocking(False)
+        trace("worker:accepted")
         if loop.others:
             least = min(loop.others, key=loop.load)
             load = loop.load(least)
@@ -111,6 +127,10 @@ class Listener:
             ):
                 return
         loop.accepted(self, client, address)
+
+    def failed(self) -> None:
+        """It is not tried again at once."""
+        self.loop.pause()
 
     def close(self) -> None:
         self.watch(False)
@@ -145,6 +165,7 @@ class Loop:
         self._has_pool = False
         self._bursts: burst.Bursts | None = None
         self._draining = False
+        self.bugs = Bugs()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_number = 0
         self._listeners: dict[int, Listener] = {}
@@ -196,11 +217,38 @@ class Loop:
             for fd, mask in events:
                 ready = table.get(fd)
                 if ready is not None:
-                    ready(mask)
+                    try:
+                        ready(mask)
+                    except Exception:
+                        self._end_failed(ready)
             while timers and timers[0][0] <= self.now:
-                heapq.heappop(timers)[2]()
+                action = heapq.heappop(timers)[2]
+                try:
+                    action()
+                except Exception:
+                    self._end_failed(action)
             if self._draining and not self.counts[self.number]:
                 os._exit(0)
+
+    def _end_failed(self, action: Callable[..., None]) -> None:
+        """Tell of an exception that nobody foresaw, and end what the action was for."""
+        self.bugs.tell()
+        owner = getattr(getattr(action, "func", action), "__self__", self)
+        try:
+            owner.failed()
+        except Exception:
+            self.bugs.tell()
+
+    def failed(self) -> None:
+        """What this worker knows of rules or of other workers may be wrong: another has to take its
+        place, and what is open goes on until it ends."""
+        if not self._draining:
+            say("a port worker takes no more connections")
+            # The memory is the other's from now on.
+            self.counts = memoryview(bytearray(self.counts)).cast("I")
+            self.open = memoryview(bytearray(self.open)).cast("I")
+            self.forget(self._handed.fileno(), unregister=True)
+            self._drain()
 
     # -- connections -------------------------------------------------------------------------------
 
@@ -213,7 +261,13 @@ class Loop:
             self._close_doors()
         if listener.number < MOST_LISTENERS:
             self.open[listener.number] += 1
-        tcp.Opening(self, client, address, listener.target, listener.port, listener.number).begin()
+        opening = tcp.Opening(
+            self, client, address, listener.target, listener.port, listener.number
+        )
+        try:
+            opening.begin()
+        except Exception:
+            self._end_failed(opening.begin)
 
     def connection_ended(self, listener: int) -> None:
         if listener < MOST_LISTENERS:
@@ -329,15 +383,17 @@ class Loop:
             return
         import json
 
+        trace("worker:told")
         order = json.loads(data)
         action = getattr(self, f"_do_{order['do']}")
         action(order, fds)
 
     def _drain(self) -> None:
+        self._draining = True
         self.forget(self._channel.fileno(), unregister=True)
+        self._channel.close()
         for publication in list(self._publications):
             self._do_close({"publication": publication}, [])
-        self._draining = True
 
     def _do_pool(self, order: dict[str, Any], fds: list[int]) -> None:
         if self._has_pool:
