@@ -23,7 +23,6 @@ have the ports, and goes on with what is open until that has ended, or the insta
 from __future__ import annotations
 
 import _socket
-import errno
 import heapq
 import os
 import resource
@@ -34,6 +33,7 @@ from rootlessnet.instance.logfile import say
 from rootlessnet.kernel.trace import trace
 from rootlessnet.ports import burst, tcp, udp
 from rootlessnet.ports import pool as pools
+from rootlessnet.ports.acceptor import Acceptor
 from rootlessnet.ports.bugs import Bugs
 from rootlessnet.ports.target import Target, from_dict
 
@@ -47,94 +47,12 @@ _MANY_DESCRIPTORS = 4096
 _RESERVE = 320
 """Descriptors for all that is no connection: pools, channels, a few on their way."""
 _PAUSE = 0.05
-_UNBALANCED = 8
 _MAX_MESSAGE = 65536
 MOST_DESCRIPTORS = 100
 MOST_LISTENERS = 1 << 17
 """Whose open connections are counted: numbers are not used again."""
 
 _IN = select.EPOLLIN
-_LISTEN = select.EPOLLIN | select.EPOLLEXCLUSIVE
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-
-class Listener:
-    """A listening socket; watched while it really listens."""
-
-    __slots__ = ("loop", "number", "port", "sock", "target", "wanted", "watched")
-
-    def __init__(
-        self, loop: Loop, number: int, sock: _socket.socket, target: Target, port: int
-    ) -> None:
-        self.loop = loop
-        self.number = number
-        self.sock = sock
-        self.target = target
-        self.port = port
-        self.wanted = self.watched = False
-
-    def watch(self, wanted: bool) -> None:
-        """Accept, or do not for now."""
-        self.wanted = wanted
-        self._register(wanted and not self.loop.full)
-
-    def pause(self) -> None:
-        self._register(False)
-
-    def go_on(self) -> None:
-        self._register(self.wanted)
-
-    def _register(self, watched: bool) -> None:
-        if watched and not self.watched:
-            self.loop.watch(self.sock.fileno(), _LISTEN, self.ready)
-        elif self.watched and not watched:
-            self.loop.forget(self.sock.fileno(), unregister=True)
-        self.watched = watched
-
-    def ready(self, mask: int) -> None:
-        loop = self.loop
-        if mask & ~_IN:
-            # It does not listen any more; the forwarder will tell when it does.
-            self.watch(False)
-            return
-        try:
-            fd, address = self.sock._accept()  # type: ignore[attr-defined]
-        except BlockingIOError:
-            return  # another worker has it
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                loop.pause()
-            return  # ECONNABORTED and the like are about one connection
-        client = _socket.socket(self.sock.family, _socket.SOCK_STREAM, 0, fd)
-        try:
-            self._take(client, address)
-        except Exception:
-            loop.bugs.tell()
-            tcp.reset(client)
-            client.close()
-
-    def _take(self, client: _socket.socket, address: tuple[str, int]) -> None:
-        loop = self.loop
-        client.setblocking(False)
-        trace("worker:accepted")
-        if loop.others:
-            least = min(loop.others, key=loop.load)
-            load = loop.load(least)
-            if (
-                loop.counts[loop.number] >= load + _UNBALANCED
-                and load < loop.most
-                and loop.hand_over(least, self.number, client, address)
-            ):
-                return
-        loop.accepted(self, client, address)
-
-    def failed(self) -> None:
-        """It is not tried again at once."""
-        self.loop.pause()
-
-    def close(self) -> None:
-        self.watch(False)
-        self.sock.close()
 
 
 class Loop:
@@ -168,8 +86,8 @@ class Loop:
         self.bugs = Bugs()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_number = 0
-        self._listeners: dict[int, Listener] = {}
-        self._publications: dict[int, tuple[Target, list[Listener | udp.Port]]] = {}
+        self._listeners: dict[int, Acceptor] = {}
+        self._publications: dict[int, tuple[Target, list[Acceptor | udp.Port]]] = {}
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = limit
         reserve = _RESERVE if limit < _MANY_DESCRIPTORS else 4 * _RESERVE
@@ -253,7 +171,7 @@ class Loop:
     # -- connections -------------------------------------------------------------------------------
 
     def accepted(
-        self, listener: Listener, client: _socket.socket, address: tuple[str, int]
+        self, listener: Acceptor, client: _socket.socket, address: tuple[str, int]
     ) -> None:
         count = self.counts[self.number] + 1
         self.counts[self.number] = count
@@ -424,7 +342,7 @@ class Loop:
             if kind == _socket.SOCK_DGRAM:
                 members.append(udp.Port(self, sock, target, port))
             else:
-                listener = Listener(self, number, sock, target, port)
+                listener = Acceptor(self, number, sock, target, port)
                 self._listeners[number] = listener
                 members.append(listener)
 
@@ -447,7 +365,7 @@ class Loop:
     def _do_close(self, order: dict[str, Any], fds: list[int]) -> None:
         _, members = self._publications.pop(order["publication"], (None, []))
         for member in members:
-            if isinstance(member, Listener):
+            if isinstance(member, Acceptor):
                 self._listeners.pop(member.number, None)
             member.close()
 

@@ -39,7 +39,7 @@ _SECONDS = 10.0
 _QUICK = 1.0
 _PAUSE = 0.25
 """Between two starts, where another was within a second."""
-_MOST_NUMBERS = 4000
+_MOST_NUMBERS = 3000
 """Listeners in one message."""
 
 
