@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from port_support import (
     who_udp,
     works_again,
 )
-from support import Net, wait_for
+from support import Net, kill, wait_for
 
 
 class Mistakes:
@@ -162,6 +163,28 @@ def test_a_request_fails_and_nothing_else(mistakes: Mistakes) -> None:
         assert add(net, f"{wanted}:80") == [wanted]
         works_again(wanted)
     assert processes(net)[0] == forwarder
+
+
+def test_a_machine_without_room_for_another_process(mistakes: Mistakes) -> None:
+    net, port = mistakes.net, mistakes.port
+    forwarder, *workers, _ = processes(net)
+    before = resource.prlimit(forwarder, resource.RLIMIT_NPROC)
+    resource.prlimit(forwarder, resource.RLIMIT_NPROC, (1, before[1]))
+    kill(workers[0])
+    said = "start the processes that forward: Resource temporarily unavailable"
+    wait_for("it is told", lambda: said in net.log())
+    if len(workers) > 1:
+        # Those that are left do it, and hand none over.
+        clients = [connect("127.0.0.1", port) for _ in range(30)]
+        for client in clients:
+            talk(client)
+            client.close()
+    resource.prlimit(forwarder, resource.RLIMIT_NPROC, before)
+    wait_for("there are as many again", lambda: len(processes(net)) == 2 + len(workers))
+    works_again(port)
+    wait_for("and UDP", lambda: who_udp(MACHINE, port))
+    assert processes(net)[0] == forwarder
+    assert "Traceback" not in net.log()
 
 
 def test_the_forwarder_outlives_what_it_cannot_do(mistakes: Mistakes) -> None:

@@ -39,6 +39,9 @@ _SECONDS = 10.0
 _QUICK = 1.0
 _PAUSE = 0.25
 """Between two starts, where another was within a second."""
+_FAILED_PAUSE = 2.0
+_NOBODY = 1 << 31
+"""As the number of connections of a worker that is not there: it is handed no more."""
 _MOST_NUMBERS = 3000
 """Listeners in one message."""
 
@@ -116,9 +119,8 @@ class Processes:
             self.due = self._earliest
             return [], False
         # Until all is done it is to be tried again.
-        self.due = self._earliest = now + _PAUSE
-        if now - self._started > _QUICK:
-            self._earliest = now
+        self.due = now + _FAILED_PAUSE
+        self._earliest = now if now - self._started > _QUICK else now + _PAUSE
         self._started = now
         for number in missing:
             self._workers[number] = self._start_worker(number)
@@ -203,7 +205,7 @@ class Processes:
 
     def _replace(self, number: int) -> None:
         del self._workers[number]
-        self._counts[number] = 0
+        self._counts[number] = _NOBODY
         self.due = time.monotonic()
 
     def _left_ended(self, worker: _Child) -> None:
@@ -302,7 +304,7 @@ class Processes:
 
     def is_busy(self) -> bool:
         """Whether connections are open."""
-        return any(self._counts[: self._number])
+        return any(self._counts[number] for number in self._workers)
 
     def connections(self, publication: Publication) -> list[int] | None:
         """How many are open of each of its ports, where that is known: by TCP."""

@@ -303,8 +303,8 @@ class Table:
     def tick(self) -> None:
         """Do what is due."""
         now = time.monotonic()
-        if self._processes.due and now >= self._processes.due and self._start_processes():
-            self._gate.update(self._publications.values())
+        if self._processes.due and now >= self._processes.due:
+            self._replace_processes()
         if self._gate.due and now >= self._gate.due:
             self._gate.tick()
         if self._retry_at and now >= self._retry_at:
@@ -366,6 +366,13 @@ class Table:
             for publication in self._publications.values():
                 self._processes.publish(publication, number)
         return helper
+
+    def _replace_processes(self) -> None:
+        try:
+            if self._start_processes():
+                self._gate.update(self._publications.values())
+        except OSError as error:
+            say(f"start the processes that forward: {reason(error)}")
 
     def _heard(self, message: list[Any]) -> None:
         what, number, *rest = message
