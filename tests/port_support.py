@@ -29,9 +29,11 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
         return number
 
 
-def serve(net: Net, *options: str, port: int = 80, address: str = "::") -> subprocess.Popen[str]:
+def serve(
+    net: Net, *options: str, port: int = 80, address: str = "::", env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     """A server inside that is up, with these options of enter."""
-    child = net.start("enter", *options, "--", *SERVER, str(port), address)
+    child = net.start("enter", *options, "--", *SERVER, str(port), address, env=env or {})
     assert child.stdout is not None
     line = child.stdout.readline()
     assert line == "up\n", (line, child.communicate(timeout=10), net.log())
@@ -124,3 +126,36 @@ def processes(net: Net) -> list[int]:
 
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def entries(net: Net) -> list[dict[str, object]]:
+    """What slirp4netns says that it forwards."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(net.directory / "slirp4netns.sock"))
+        s.sendall(b'{"execute": "list_hostfwd"}')
+        s.shutdown(socket.SHUT_WR)
+        reply = b""
+        while chunk := s.recv(65536):
+            reply += chunk
+    found: list[dict[str, object]] = json.loads(reply)["entries"]
+    return found
+
+
+def talk(s: socket.socket) -> None:
+    """The connection is alive in both directions."""
+    s.sendall(b"are you there?\n")
+    reply = b""
+    while not reply.endswith(b"are you there?\n"):
+        chunk = s.recv(4096)
+        assert chunk
+        reply += chunk
+
+
+def works_again(port: int) -> None:
+    def attempt() -> bool:
+        try:
+            return bool(ask("127.0.0.1", port))
+        except (OSError, AssertionError):
+            return False
+
+    wait_for("the port works again", attempt)

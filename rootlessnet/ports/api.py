@@ -65,7 +65,8 @@ def add(
     none of them is published. The caller has a lease, so that the instance stays."""
     if not wanted:
         return []
-    _check(instance, wanted)
+    if target is None:
+        _check(instance, wanted)
     answer = _ask(
         instance,
         {
@@ -178,7 +179,7 @@ def _mine(instance: Instance, owner: str) -> bool:
 
 
 def _check(instance: Instance, wanted: Sequence[Rule]) -> None:
-    """What can be said without the forwarder."""
+    """What can be said of ports of the instance itself without the forwarder."""
     running = state.read(instance)
     if running and running["driver"]["options"].get("port_handler") == "slirp4netns":
         from rootlessnet.ports import slirp

@@ -6,11 +6,15 @@ socket belongs to one worker.
 
 What the forwarder tells it, as JSON with descriptors:
 
-    listen     new sockets of a group (a rule), which all lead to one target
+    listen     new sockets of a publication (a rule), which all lead to one target
     gate       which listeners to watch, and which not, as they do not listen at the moment
-    target     a group leads elsewhere
-    close      a group is no more; connections go on
+    target     a publication leads elsewhere
+    close      a publication is no more; connections go on
     pool       another helper makes the sockets inside
+
+An exception that nobody foresaw ends the connection or the flow that it was about, and no other.
+One that is about the worker itself ends its work: another worker takes its place, as if the
+forwarder were gone.
 
 When the forwarder is gone a worker closes all listeners at once, so that the next forwarder can
 have the ports, and goes on with what is open until that has ended, or the instance has.
@@ -19,7 +23,6 @@ have the ports, and goes on with what is open until that has ended, or the insta
 from __future__ import annotations
 
 import _socket
-import errno
 import heapq
 import os
 import resource
@@ -27,8 +30,11 @@ import select
 import time
 
 from rootlessnet.instance.logfile import say
+from rootlessnet.kernel.trace import trace
 from rootlessnet.ports import burst, tcp, udp
 from rootlessnet.ports import pool as pools
+from rootlessnet.ports.acceptor import Acceptor
+from rootlessnet.ports.bugs import Bugs
 from rootlessnet.ports.target import Target, from_dict
 
 TYPE_CHECKING = False
@@ -41,80 +47,12 @@ _MANY_DESCRIPTORS = 4096
 _RESERVE = 320
 """Descriptors for all that is no connection: pools, channels, a few on their way."""
 _PAUSE = 0.05
-_UNBALANCED = 8
 _MAX_MESSAGE = 65536
 MOST_DESCRIPTORS = 100
 MOST_LISTENERS = 1 << 17
 """Whose open connections are counted: numbers are not used again."""
 
 _IN = select.EPOLLIN
-_LISTEN = select.EPOLLIN | select.EPOLLEXCLUSIVE
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-
-class Listener:
-    """A listening socket; watched while it really listens."""
-
-    __slots__ = ("loop", "number", "port", "sock", "target", "wanted", "watched")
-
-    def __init__(
-        self, loop: Loop, number: int, sock: _socket.socket, target: Target, port: int
-    ) -> None:
-        self.loop = loop
-        self.number = number
-        self.sock = sock
-        self.target = target
-        self.port = port
-        self.wanted = self.watched = False
-
-    def watch(self, wanted: bool) -> None:
-        """Accept, or do not for now."""
-        self.wanted = wanted
-        self._register(wanted and not self.loop.full)
-
-    def pause(self) -> None:
-        self._register(False)
-
-    def go_on(self) -> None:
-        self._register(self.wanted)
-
-    def _register(self, watched: bool) -> None:
-        if watched and not self.watched:
-            self.loop.watch(self.sock.fileno(), _LISTEN, self.ready)
-        elif self.watched and not watched:
-            self.loop.forget(self.sock.fileno(), unregister=True)
-        self.watched = watched
-
-    def ready(self, mask: int) -> None:
-        loop = self.loop
-        if mask & ~_IN:
-            # It does not listen any more; the forwarder will tell when it does.
-            self.watch(False)
-            return
-        try:
-            fd, address = self.sock._accept()  # type: ignore[attr-defined]
-        except BlockingIOError:
-            return  # another worker has it
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                loop.pause()
-            return  # ECONNABORTED and the like are about one connection
-        client = _socket.socket(self.sock.family, _socket.SOCK_STREAM, 0, fd)
-        client.setblocking(False)
-        if loop.others:
-            least = min(loop.others, key=loop.load)
-            load = loop.load(least)
-            if (
-                loop.counts[loop.number] >= load + _UNBALANCED
-                and load < loop.most
-                and loop.hand_over(least, self.number, client, address)
-            ):
-                return
-        loop.accepted(self, client, address)
-
-    def close(self) -> None:
-        self.watch(False)
-        self.sock.close()
 
 
 class Loop:
@@ -142,12 +80,14 @@ class Loop:
         self.now = time.monotonic()
         self.full = False
         self.pool: pools.Pool
+        self._has_pool = False
         self._bursts: burst.Bursts | None = None
         self._draining = False
+        self.bugs = Bugs()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_number = 0
-        self._listeners: dict[int, Listener] = {}
-        self._groups: dict[int, tuple[Target, list[Listener | udp.Port]]] = {}
+        self._listeners: dict[int, Acceptor] = {}
+        self._publications: dict[int, tuple[Target, list[Acceptor | udp.Port]]] = {}
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = limit
         reserve = _RESERVE if limit < _MANY_DESCRIPTORS else 4 * _RESERVE
@@ -195,16 +135,43 @@ class Loop:
             for fd, mask in events:
                 ready = table.get(fd)
                 if ready is not None:
-                    ready(mask)
+                    try:
+                        ready(mask)
+                    except Exception:
+                        self._end_failed(ready)
             while timers and timers[0][0] <= self.now:
-                heapq.heappop(timers)[2]()
+                action = heapq.heappop(timers)[2]
+                try:
+                    action()
+                except Exception:
+                    self._end_failed(action)
             if self._draining and not self.counts[self.number]:
                 os._exit(0)
+
+    def _end_failed(self, action: Callable[..., None]) -> None:
+        """Tell of an exception that nobody foresaw, and end what the action was for."""
+        self.bugs.tell()
+        owner = getattr(getattr(action, "func", action), "__self__", self)
+        try:
+            owner.failed()
+        except Exception:
+            self.bugs.tell()
+
+    def failed(self) -> None:
+        """What this worker knows of rules or of other workers may be wrong: another has to take its
+        place, and what is open goes on until it ends."""
+        if not self._draining:
+            say("a port worker takes no more connections")
+            # The memory is the other's from now on.
+            self.counts = memoryview(bytearray(self.counts)).cast("I")
+            self.open = memoryview(bytearray(self.open)).cast("I")
+            self.forget(self._handed.fileno(), unregister=True)
+            self._drain()
 
     # -- connections -------------------------------------------------------------------------------
 
     def accepted(
-        self, listener: Listener, client: _socket.socket, address: tuple[str, int]
+        self, listener: Acceptor, client: _socket.socket, address: tuple[str, int]
     ) -> None:
         count = self.counts[self.number] + 1
         self.counts[self.number] = count
@@ -212,7 +179,13 @@ class Loop:
             self._close_doors()
         if listener.number < MOST_LISTENERS:
             self.open[listener.number] += 1
-        tcp.Opening(self, client, address, listener.target, listener.port, listener.number).begin()
+        opening = tcp.Opening(
+            self, client, address, listener.target, listener.port, listener.number
+        )
+        try:
+            opening.begin()
+        except Exception:
+            self._end_failed(opening.begin)
 
     def connection_ended(self, listener: int) -> None:
         if listener < MOST_LISTENERS:
@@ -309,12 +282,12 @@ class Loop:
 
     def refused(self, target: Target, port: int) -> None:
         """Nothing listens there."""
-        self._tell("refused", target.group, port)
+        self._tell("refused", target.number, port)
 
     def lost_source(self, target: Target, version: str, why: str) -> None:
         """The client's address cannot be kept on this way: it is not tried again."""
         setattr(target, f"keep{version}", False)
-        self._tell("lost", target.group, version, why)
+        self._tell("lost", target.number, version, why)
 
     def _receive(self, mask: int) -> None:
         try:
@@ -328,20 +301,23 @@ class Loop:
             return
         import json
 
+        trace("worker:told")
         order = json.loads(data)
         action = getattr(self, f"_do_{order['do']}")
         action(order, fds)
 
     def _drain(self) -> None:
-        self.forget(self._channel.fileno(), unregister=True)
-        for group in list(self._groups):
-            self._do_close({"group": group}, [])
         self._draining = True
+        self.forget(self._channel.fileno(), unregister=True)
+        self._channel.close()
+        for publication in list(self._publications):
+            self._do_close({"publication": publication}, [])
 
     def _do_pool(self, order: dict[str, Any], fds: list[int]) -> None:
-        if order["again"]:
+        if self._has_pool:
             self.forget(self.pool.channel, unregister=True)
             self.pool.close()
+        self._has_pool = True
         small = self._limit < _MANY_DESCRIPTORS
         self.pool = pools.Pool(fds[0], pools.SMALL_BATCH if small else pools.BATCH)
         self.watch(fds[0], _IN, self._refill)
@@ -353,12 +329,12 @@ class Loop:
             self.forget(self.pool.channel, unregister=True)
 
     def _do_listen(self, order: dict[str, Any], fds: list[int]) -> None:
-        group = order["group"]
-        if group not in self._groups:
+        publication = order["publication"]
+        if publication not in self._publications:
             target = from_dict(order["target"])
-            target.group = group
-            self._groups[group] = (target, [])
-        target, members = self._groups[group]
+            target.number = publication
+            self._publications[publication] = (target, [])
+        target, members = self._publications[publication]
         kind = _socket.SOCK_STREAM if order["proto"] == "tcp" else _socket.SOCK_DGRAM
         family = _socket.AF_INET6 if order["version"] == 6 else _socket.AF_INET
         for (number, port), fd in zip(order["items"], fds, strict=True):
@@ -366,7 +342,7 @@ class Loop:
             if kind == _socket.SOCK_DGRAM:
                 members.append(udp.Port(self, sock, target, port))
             else:
-                listener = Listener(self, number, sock, target, port)
+                listener = Acceptor(self, number, sock, target, port)
                 self._listeners[number] = listener
                 members.append(listener)
 
@@ -379,7 +355,7 @@ class Loop:
                 self._listeners[number].watch(True)
 
     def _do_target(self, order: dict[str, Any], fds: list[int]) -> None:
-        found = self._groups.get(order["group"])
+        found = self._publications.get(order["publication"])
         if found:
             found[0].update(from_dict(order["target"]))
             for member in found[1]:
@@ -387,9 +363,9 @@ class Loop:
                     member.retarget()
 
     def _do_close(self, order: dict[str, Any], fds: list[int]) -> None:
-        _, members = self._groups.pop(order["group"], (None, []))
+        _, members = self._publications.pop(order["publication"], (None, []))
         for member in members:
-            if isinstance(member, Listener):
+            if isinstance(member, Acceptor):
                 self._listeners.pop(member.number, None)
             member.close()
 

@@ -7,29 +7,40 @@ from rootlessnet.ports import listeners
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    from typing import Any
 
     from rootlessnet.ports.rules import Rule
     from rootlessnet.ports.target import Target
 
 
-class Group:
+class Publication:
     """number names it to the workers; numbers are its listeners', in the order of its ports. own is
-    true when it leads to the instance itself, whose addresses may change."""
+    true when it leads to the instance itself, whose addresses may change; by_slirp when slirp4netns
+    forwards it, and has its sockets."""
 
     def __init__(
-        self, number: int, owner: str, rule: Rule, target: Target, *, own: bool, source_ip: str
+        self,
+        number: int,
+        owner: str,
+        rule: Rule,
+        target: Target,
+        *,
+        own: bool,
+        by_slirp: bool,
+        source_ip: str,
     ) -> None:
         self.number = number
         self.owner = owner
         self.rule = rule
         self.target = target
         self.own = own
+        self.by_slirp = by_slirp
         self.source_ip = source_ip
         self.bound: listeners.Bound | None = None
         self.first = 0
         self.open = bytearray(rule.count)
         self.forwards: list[int] = []
-        """slirp4netns' numbers, where that forwards."""
+        """slirp4netns' numbers for them."""
         self.exposed = False
         """Whether the host of this virtual machine was told."""
 
@@ -60,6 +71,15 @@ class Group:
             listeners.shut(self.sockets[index])
         self.open[index] = wanted
         return True
+
+    def as_record(self) -> dict[str, Any]:
+        """For rules.json: rootlessnet.ports.files."""
+        return {
+            "owner": self.owner,
+            "rule": self.rule,
+            "target": None if self.own else self.target.as_dict(),
+            "source_ip": self.source_ip,
+        }
 
     def close(self) -> None:
         """Give the ports back."""
