@@ -148,11 +148,10 @@ def records(instance: Instance) -> list[tuple[str, Rule, str]]:
 
 
 def hold(instance: Instance, wanted: Sequence[Rule], *, source_ip: str = "") -> int:
-    """Publish rules that go with a descriptor, which the caller owns: when the last process that
-    has it has ended, in whatever way, they are withdrawn. Raises Error."""
-    import secrets
-
-    owner = f"{files.LEASE}:{secrets.token_hex(8)}"
+    """Publish rules that go with this process and a descriptor, which the caller owns: when both
+    the process and the last one that has the descriptor have ended, in whatever way, they are
+    withdrawn. Raises Error."""
+    owner = files.lease_of_us()
     path = files.fifo(instance, owner)
     fd = -1
     try:

@@ -7,7 +7,8 @@
     rules.json     the rules of every owner, so that the next forwarder has them too
     lease-*        a fifo for each `enter -p`: held open by its command, as a lease is
 
-An owner is "user" (port add), "lease:NAME" (such a fifo), "named:NAME" (up), "container:ID".
+An owner is "user" (port add), "lease:PID-START-RANDOM" (the process and the fifo of that name),
+"named:NAME" (up), "container:ID".
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import os
 
 from rootlessnet.instance import portkeeper, state
+from rootlessnet.kernel import process
 from rootlessnet.ports import rules
 
 TYPE_CHECKING = False
@@ -43,6 +45,21 @@ def fifo(instance: Instance, owner: str) -> str:
     return path(instance, f"{LEASE}-{owner.partition(':')[2]}")
 
 
+def lease_of_us() -> str:
+    """The name of a new owner: this process and a fifo."""
+    import secrets
+
+    pid = os.getpid()
+    return f"{LEASE}:{pid}-{process.start_time(pid)}-{secrets.token_hex(8)}"
+
+
+def open_process(owner: str) -> int:
+    """A pidfd of the process of a lease's owner; the caller owns it. Raises OSError when it has
+    ended."""
+    pid, started, _ = owner.partition(":")[2].split("-")
+    return process.open_process(int(pid), int(started))
+
+
 def check_owner(owner: str) -> None:
     """Raise ValueError for what cannot be one."""
     kind, _, name = owner.partition(":")
@@ -50,6 +67,10 @@ def check_owner(owner: str) -> None:
         return
     if kind == CONTAINER and name and len(name) <= 4096 and name.isprintable():
         return
+    if kind == LEASE:
+        parts = name.split("-")
+        if len(parts) != 3 or not (parts[0].isdecimal() and parts[1].isdecimal()):
+            raise ValueError(f"not an owner: {owner!r}")
     if kind not in (LEASE, NAMED) or not 0 < len(name) <= 240 or not _CHARACTERS.issuperset(name):
         raise ValueError(f"not an owner: {owner!r}")
 
@@ -87,14 +108,27 @@ def write(instance: Instance, records: list[dict[str, Any]]) -> None:
 
 
 def is_held(instance: Instance, owner: str) -> bool:
-    """Whether a lease's fifo is open for writing anywhere."""
+    """Whether somebody has the lease of an owner: the fifo open for writing, or its process lives.
+
+    Many a server closes all descriptors that it does not know.
+    """
     try:
         reader = os.open(fifo(instance, owner), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
+        if not is_open(reader):
+            os.close(open_process(owner))
+    except OSError:
+        return False
+    finally:
+        os.close(reader)
+    return True
+
+
+def is_open(reader: int) -> bool:
+    """Whether a fifo that we have for reading is open for writing anywhere. Raises OSError."""
+    try:
         return os.read(reader, 1) != b""
     except BlockingIOError:
         return True
-    finally:
-        os.close(reader)
