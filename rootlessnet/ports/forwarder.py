@@ -27,7 +27,18 @@ from rootlessnet.instance.logfile import say
 from rootlessnet.kernel import inotify, libc, signals
 from rootlessnet.kernel.namespaces import Pins
 from rootlessnet.kernel.trace import trace
-from rootlessnet.ports import control, files, inside, listeners, loop, machine, pool, rules, slirp
+from rootlessnet.ports import (
+    control,
+    files,
+    inside,
+    listeners,
+    loop,
+    machine,
+    pool,
+    rules,
+    slirp,
+    source,
+)
 from rootlessnet.ports.gate import Gate
 from rootlessnet.ports.group import Group
 from rootlessnet.ports.target import PRESERVE, SNAT, Target, from_dict
@@ -360,6 +371,8 @@ class Forwarder:
             self._tell(worker, {"do": "gate", "open": opened[part], "shut": shut[part]}, [])
 
     def _gate_changed(self, opened: list[tuple[Group, int]], shut: list[tuple[Group, int]]) -> None:
+        for group, _ in opened:
+            group.source.forget_seen()
         for _, worker in self._live_workers():
             self._send_gate(
                 worker,
@@ -426,22 +439,30 @@ class Forwarder:
 
     def _choose_source(self, group: Group) -> list[str]:
         """Keep the client's address where that can work; a warning where it cannot."""
-        if not (group.target.keep4 or group.target.keep6):
+        if not group.source.is_wanted:
             return []
+        if not (group.target.keep4 or group.target.keep6):
+            group.source.lose(source.NO_WAY_BACK)
+            return [self._warning(source.NO_WAY_BACK)]
         assert self._problems is not None
         needed = [inside.LOCAL] if group.target.local else []
         if not group.target.local or group.rule.proto == "udp":
             needed.append(inside.FILTER)
         problem = next((self._problems[what] for what in needed if what in self._problems), "")
-        if not problem:
-            return []
-        group.target.keep4 = group.target.keep6 = False
-        return [self._warning(problem)]
+        if problem:
+            group.target.keep4 = group.target.keep6 = False
+            group.source.lose(problem)
+            return [self._warning(problem)]
+        group.source.awaits_ipv6 = group.own and self._own_retry_at > 0
+        warnings = group.source.foreseen_warnings()
+        for text in warnings:
+            say(f"warning: {text}")
+        return warnings
 
     def _warning(self, why: str) -> str:
         text = (
             f"the client's address is not kept ({why}): clients appear with an address of the "
-            f"instance (-o source_ip=snat says that this is wanted)"
+            f"instance {source.WANTED}"
         )
         if text not in self._warned:
             self._warned.add(text)
@@ -454,7 +475,7 @@ class Forwarder:
             {
                 "owner": group.owner,
                 "rule": group.rule,
-                "target": None if group.own else group.target.as_dict(),
+                "target": None if group.own else group.asked,
                 "source_ip": group.source_ip,
             }
             for group in self._groups.values()
@@ -580,7 +601,7 @@ class Forwarder:
             if what == "list":
                 return {"rules": self._list()}
             if what == "connections":
-                return {"connections": self._connections()}
+                return {"connections": self._connections(), "sources": self._sources()}
             if what not in ("add", "remove", "retarget"):
                 raise ValueError(f"unknown request {what!r}")
             owner = request["owner"]
@@ -634,6 +655,13 @@ class Forwarder:
                 found.append([group.rule.as_list(), list(map(sum, zip(*columns, strict=True)))])
         return found
 
+    def _sources(self) -> list[Any]:
+        """[rule, whose address is not kept though it should be, and why] of each."""
+        return [
+            [group.rule.as_list(), slirp.LOST if self._slirp else group.source.exceptions()]
+            for group in self._groups.values()
+        ]
+
     def _add(self, owner: str, request: dict[str, Any]) -> dict[str, Any]:
         asked = _spread([rules.from_list(one) for one in request["rules"]])
         target = request.get("target")
@@ -685,12 +713,15 @@ class Forwarder:
         found = [group for group in self._groups.values() if group.owner == owner]
         if self._slirp and found:
             raise Error("port_handler=slirp4netns cannot lead a port elsewhere")
+        warnings: list[str] = []
         for group in found:
             group.own = False
+            group.asked = target.as_dict()
             group.target.update(target)
+            group.source.begin()
             if group.source_ip == SNAT:
                 group.target.keep4 = group.target.keep6 = False
-            self._choose_source(group)
+            warnings += self._choose_source(group)
             self._send_target(group)
             if group.rule.proto == "tcp" and not group.is_gated:
                 self._open_all(group)
@@ -699,7 +730,7 @@ class Forwarder:
                 record["target"] = target.as_dict()
         self._gate.update(self._groups.values())
         self._record()
-        return {"retargeted": len(found)}
+        return {"retargeted": len(found), "warnings": list(dict.fromkeys(warnings))}
 
     # -- podman machine ----------------------------------------------------------------------------
 
@@ -864,8 +895,13 @@ class Forwarder:
         elif what == "lost":
             version, why = rest
             setattr(group.target, f"keep{version}", False)
+            group.source.lost[f"ipv{version}"] = why
             self._warning(why)
             self._send_target(group)
+        elif what == "unkept":
+            text = group.source.seen(*rest)
+            if text:
+                say(f"warning: {text}")
 
     def _accept_all(self) -> None:
         self._accept()

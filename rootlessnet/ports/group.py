@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rootlessnet.ports import listeners
+from rootlessnet.ports.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ class Group:
         self.target = target
         self.own = own
         self.source_ip = source_ip
+        self.source = Source(rule, target, source_ip)
+        self.asked = target.as_dict()
+        """The target as it was asked for, before anything was found out about it."""
         self.bound: listeners.Bound | None = None
         self.first = 0
         self.open = bytearray(rule.count)

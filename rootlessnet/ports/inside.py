@@ -197,9 +197,8 @@ _SOL_IP, _SOL_IPV6 = 0, 41
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
 _SO_MARK = 36
 _UDP_BUFFER = 4 << 20
-
-
 _TCP_CONGESTION = 13
+_SO_BINDTOIFINDEX = 62
 
 
 def no_congestion(sock: _socket.socket) -> None:
@@ -211,6 +210,20 @@ def no_congestion(sock: _socket.socket) -> None:
         sock.setsockopt(_socket.IPPROTO_TCP, _TCP_CONGESTION, b"reno")
     except OSError:
         pass  # slower only
+
+
+def stay_on_loopback(sock: _socket.socket) -> None:
+    """For a TCP socket with the address ::1 that connects to another address of the namespace.
+    Raises OSError.
+
+    The kernel sends a refusal or a reset to ::1 by the very interface that the segment counts as
+    come by, and that is the one with the address that was asked for: tap0, which leads elsewhere
+    (tcp_v6_send_response, rt6_need_strict). From a socket that is bound to lo the segment takes the
+    marked route, which is lo's, and so does the answer.
+    """
+    import _socket
+
+    sock.setsockopt(_socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _LOOPBACK)
 
 
 def make(kind: str) -> _socket.socket:

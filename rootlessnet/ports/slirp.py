@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rootlessnet.ports.group import Group
     from rootlessnet.ports.rules import Rule
 
+LOST = {"loopback": "slirp4netns shows an address of its own"}
 _SECONDS = 5.0
 _MAX_REPLY = 4 << 20
 

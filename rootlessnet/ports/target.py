@@ -20,10 +20,11 @@ class Target:
     netns is the path, inside the instance, of the container's network namespace, where it is known:
     then the host's port listens only while something in it does. group is the forwarder's number
     for it; strikes counts the connections in a row that were answered only without the client's
-    address.
+    address; told has the kinds of clients of which the forwarder knows that their address is not
+    kept (rootlessnet.ports.source).
     """
 
-    __slots__ = ("group", "keep4", "keep6", "local", "name", "netns", "strikes", "v4", "v6")
+    __slots__ = ("group", "keep4", "keep6", "local", "name", "netns", "strikes", "told", "v4", "v6")
     _FIELDS = ("keep4", "keep6", "local", "name", "netns", "v4", "v6")
 
     def __init__(self, v4: str, v6: str, *, local: bool, name: str = "", netns: str = "") -> None:
@@ -35,6 +36,7 @@ class Target:
         self.netns = netns
         self.group = 0
         self.strikes = 0
+        self.told: set[str] = set()
 
     def copy(self) -> Target:
         """Another one with the same addresses."""
@@ -47,6 +49,7 @@ class Target:
         """Become the other one; whoever holds this object follows."""
         for name in self._FIELDS:
             setattr(self, name, getattr(other, name))
+        self.told.clear()
 
     def ways(self, client: str) -> list[tuple[str, str, bool]]:
         """(version, address inside, keep the client's address) in the order to be tried: the

@@ -20,6 +20,7 @@ import struct
 import time
 
 from rootlessnet.ports import burst
+from rootlessnet.ports.source import kind_of
 from rootlessnet.ports.target import is_loopback, unmapped
 
 TYPE_CHECKING = False
@@ -203,6 +204,9 @@ class Port:
                 flow.ask = (host, self.port)
             flow.answer = _answer(ancillary)
             self.flows[client] = flow
+            kind = "" if keep else kind_of(address[0], version, self.target)
+            if kind:
+                self.loop.unkept(self.target, kind)
             self.loop.watch(sock.fileno(), _IN, flow.from_server)
             if not self.sweeping:
                 self.sweeping = True
