@@ -19,7 +19,7 @@ import time
 from rootlessnet.errors import Error, warn
 from rootlessnet.instance import portkeeper, start, state
 from rootlessnet.ports import control, files, rules
-from rootlessnet.ports.target import PRESERVE, Target
+from rootlessnet.ports.target import PRESERVE, SNAT, Target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def add(
     none of them is published. The caller has a lease, so that the instance stays."""
     if not wanted:
         return []
-    _check(instance, wanted)
+    _check(instance, wanted, source_ip)
     answer = _ask(
         instance,
         {
@@ -157,7 +157,8 @@ def _found(instance: Instance) -> list[tuple[dict[str, Any], str, str]]:
     own, default = "", PRESERVE
     if running:
         own = str(running["driver"]["address"])
-        default = str(running["driver"]["options"].get("source_ip", PRESERVE))
+        if not _by_slirp(running):
+            default = str(running["driver"]["options"].get("source_ip", PRESERVE))
     return [
         (
             record,
@@ -199,12 +200,22 @@ def _mine(instance: Instance, owner: str) -> bool:
     return any(record["owner"] == owner for record in files.read(instance))
 
 
-def _check(instance: Instance, wanted: Sequence[Rule]) -> None:
+def _by_slirp(running: dict[str, Any]) -> bool:
+    """Whether slirp4netns forwards, as the record of a running instance has it."""
+    return bool(running["driver"]["options"].get("port_handler") == "slirp4netns")
+
+
+def _check(instance: Instance, wanted: Sequence[Rule], source_ip: str) -> None:
     """What can be said without the forwarder."""
     running = state.read(instance)
-    if running and running["driver"]["options"].get("port_handler") == "slirp4netns":
+    if running and _by_slirp(running):
         from rootlessnet.ports import slirp
 
+        if source_ip == SNAT:
+            raise Error(
+                f"publish {wanted[0]}: port_handler=slirp4netns cannot hide the client's address",
+                hint="leave port_handler away",
+            )
         for rule in wanted:
             slirp.check(rule)
 

@@ -11,7 +11,7 @@ loopback of a rule for all addresses, is worth a word when it does, and then in 
 
 from __future__ import annotations
 
-from rootlessnet.ports.target import PRESERVE, is_loopback
+from rootlessnet.ports.target import PRESERVE, is_link_local, is_loopback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,6 +130,6 @@ def kind_of(client: str, version: str, target: Target) -> str:
         return ""
     if version != own:
         return IPV6 if own == "6" else IPV4
-    if "%" in client:
+    if is_link_local(client):
         return LINK_LOCAL
     return LOOPBACK if is_loopback(client) and not target.local else ""

@@ -67,8 +67,8 @@ class Target:
 
     def _can_keep(self, client: str) -> bool:
         """Loopback addresses do not leave their machine, so no container can answer to one; and an
-        address with a zone means nothing in another network."""
-        return "%" not in client and (self.local or not is_loopback(client))
+        address of one link means nothing in another network."""
+        return not is_link_local(client) and (self.local or not is_loopback(client))
 
     def kind(self, proto: str, version: str) -> str:
         """Of socket: rootlessnet.ports.inside.make."""
@@ -94,6 +94,11 @@ def from_dict(fields: dict[str, Any]) -> Target:
 def unmapped(address: str) -> str:
     """An IPv4 address as such, also when it comes from a socket for both families."""
     return address[len(_MAPPED) :] if address.startswith(_MAPPED) else address
+
+
+def is_link_local(address: str) -> bool:
+    """Of IPv6; the only addresses that cannot be bound to without naming a link."""
+    return address.startswith(("fe8", "fe9", "fea", "feb"))
 
 
 def is_loopback(address: str) -> bool:
