@@ -63,8 +63,7 @@ class Source:
 
     def lose(self, why: str) -> None:
         """The addresses of none are carried."""
-        families = {4: (IPV4,), 6: (IPV6,)}.get(self._rule.version, (IPV4, IPV6))
-        self.lost = dict.fromkeys(families, why)
+        self.lost = dict.fromkeys(self._families(), why)
 
     def forget_seen(self) -> None:
         """Another server listens, maybe on other addresses."""
@@ -74,6 +73,8 @@ class Source:
         """The kinds of clients whose address is not kept though it should be, and why."""
         if not self.is_wanted:
             return {}
+        if self.lost.keys() >= set(self._families()):
+            return dict(self.lost)
         kinds = self._foreseen() | self._seen
         return {kind: _WHY[kind] for kind in _WHY if kind in kinds} | self.lost
 
@@ -99,6 +100,10 @@ class Source:
             f"{self._rule}: the address of {_CLIENTS[kind]} is not kept ({_WHY[kind]}): they "
             f"appear with an address of the instance {WANTED}"
         )
+
+    def _families(self) -> tuple[str, ...]:
+        """Those of its clients."""
+        return {4: (IPV4,), 6: (IPV6,)}.get(self._rule.version, (IPV4, IPV6))
 
     def _foreseen(self) -> set[str]:
         rule, target = self._rule, self._target
