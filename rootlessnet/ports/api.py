@@ -100,10 +100,12 @@ def retarget(instance: Instance, owner: str, target: Target) -> int:
     return int(answer["retargeted"])
 
 
-def listing(instance: Instance) -> list[dict[str, Any]]:
-    """One object for each published port, as `status --json` has them. `connections` and
-    `source_ip_lost` are there where the forwarder tells them at once."""
+def listing(instance: Instance, some: Sequence[Rule] | None = None) -> list[dict[str, Any]]:
+    """One object for each published port, or each of some rules, as `status --json` has them.
+    `connections` and `source_ip_lost` are there where the forwarder tells them at once."""
     found = _found(instance)
+    if some is not None:
+        found = [each for each in found if each[0]["rule"] in some]
     counts, lost = _told(instance) if found else ({}, {})
     entries = []
     for record, name, how in found:
