@@ -28,6 +28,7 @@ from rootlessnet.kernel import inotify, libc, signals
 from rootlessnet.kernel.namespaces import Pins
 from rootlessnet.kernel.trace import trace
 from rootlessnet.ports import (
+    clients,
     control,
     files,
     inside,
@@ -37,7 +38,6 @@ from rootlessnet.ports import (
     pool,
     rules,
     slirp,
-    source,
 )
 from rootlessnet.ports.gate import Gate
 from rootlessnet.ports.group import Group
@@ -372,7 +372,7 @@ class Forwarder:
 
     def _gate_changed(self, opened: list[tuple[Group, int]], shut: list[tuple[Group, int]]) -> None:
         for group, _ in opened:
-            group.source.forget_seen()
+            group.clients.forget_seen()
         for _, worker in self._live_workers():
             self._send_gate(
                 worker,
@@ -439,11 +439,11 @@ class Forwarder:
 
     def _choose_source(self, group: Group) -> list[str]:
         """Keep the client's address where that can work; a warning where it cannot."""
-        if not group.source.is_wanted:
+        if not group.clients.is_wanted:
             return []
         if not (group.target.keep4 or group.target.keep6):
-            group.source.lose(source.NO_WAY_BACK)
-            return [self._warning(source.NO_WAY_BACK)]
+            group.clients.lose(clients.NO_WAY_BACK)
+            return [self._warning(clients.NO_WAY_BACK)]
         assert self._problems is not None
         needed = [inside.LOCAL] if group.target.local else []
         if not group.target.local or group.rule.proto == "udp":
@@ -451,10 +451,10 @@ class Forwarder:
         problem = next((self._problems[what] for what in needed if what in self._problems), "")
         if problem:
             group.target.keep4 = group.target.keep6 = False
-            group.source.lose(problem)
+            group.clients.lose(problem)
             return [self._warning(problem)]
-        group.source.awaits_ipv6 = group.own and self._own_retry_at > 0
-        warnings = group.source.foreseen_warnings()
+        group.clients.awaits_ipv6 = group.own and self._own_retry_at > 0
+        warnings = group.clients.foreseen_warnings()
         for text in warnings:
             say(f"warning: {text}")
         return warnings
@@ -462,7 +462,7 @@ class Forwarder:
     def _warning(self, why: str) -> str:
         text = (
             f"the client's address is not kept ({why}): clients appear with an address of the "
-            f"instance {source.WANTED}"
+            f"instance {clients.WANTED}"
         )
         if text not in self._warned:
             self._warned.add(text)
@@ -658,7 +658,7 @@ class Forwarder:
     def _sources(self) -> list[Any]:
         """[rule, whose address is not kept though it should be, and why] of each."""
         return [
-            [group.rule.as_list(), slirp.LOST if self._slirp else group.source.exceptions()]
+            [group.rule.as_list(), slirp.LOST if self._slirp else group.clients.exceptions()]
             for group in self._groups.values()
         ]
 
@@ -718,7 +718,7 @@ class Forwarder:
             group.own = False
             group.asked = target.as_dict()
             group.target.update(target)
-            group.source.begin()
+            group.clients.begin()
             if group.source_ip == SNAT:
                 group.target.keep4 = group.target.keep6 = False
             warnings += self._choose_source(group)
@@ -895,11 +895,11 @@ class Forwarder:
         elif what == "lost":
             version, why = rest
             setattr(group.target, f"keep{version}", False)
-            group.source.lost[f"ipv{version}"] = why
+            group.clients.lost[f"ipv{version}"] = why
             self._warning(why)
             self._send_target(group)
         elif what == "unkept":
-            text = group.source.seen(*rest)
+            text = group.clients.seen(*rest)
             if text:
                 say(f"warning: {text}")
 

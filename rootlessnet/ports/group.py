@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rootlessnet.ports import listeners
-from rootlessnet.ports.source import Source
+from rootlessnet.ports.clients import Clients
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Group:
         self.target = target
         self.own = own
         self.source_ip = source_ip
-        self.source = Source(rule, target, source_ip)
+        self.clients = Clients(rule, target, source_ip)
         self.asked = target.as_dict()
         """The target as it was asked for, before anything was found out about it."""
         self.bound: listeners.Bound | None = None

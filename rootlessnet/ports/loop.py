@@ -317,7 +317,7 @@ class Loop:
         self._tell("lost", target.group, version, why)
 
     def unkept(self, target: Target, kind: str) -> None:
-        """There is a client of this kind, whose address is not kept (rootlessnet.ports.source)."""
+        """There is a client of this kind, whose address is not kept (rootlessnet.ports.clients)."""
         if kind not in target.told:
             target.told.add(kind)
             self._tell("unkept", target.group, kind)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rootlessnet.ports.rules import Rule
 
 LOST = {"loopback": "slirp4netns shows an address of its own"}
-"""Whose address the server does not see: rootlessnet.ports.source."""
+"""Whose address the server does not see: rootlessnet.ports.clients."""
 _SECONDS = 5.0
 _MAX_REPLY = 4 << 20
 

@@ -21,7 +21,7 @@ class Target:
     then the host's port listens only while something in it does. group is the forwarder's number
     for it; strikes counts the connections in a row that were answered only without the client's
     address; told has the kinds of clients of which the forwarder knows that their address is not
-    kept (rootlessnet.ports.source).
+    kept (rootlessnet.ports.clients).
     """
 
     __slots__ = ("group", "keep4", "keep6", "local", "name", "netns", "strikes", "told", "v4", "v6")

@@ -16,8 +16,8 @@ import select
 import struct
 from functools import partial
 
+from rootlessnet.ports.clients import kind_of
 from rootlessnet.ports.inside import no_congestion, stay_on_loopback
-from rootlessnet.ports.source import kind_of
 from rootlessnet.ports.target import is_loopback, unmapped
 
 TYPE_CHECKING = False

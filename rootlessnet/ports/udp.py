@@ -20,7 +20,7 @@ import struct
 import time
 
 from rootlessnet.ports import burst
-from rootlessnet.ports.source import kind_of
+from rootlessnet.ports.clients import kind_of
 from rootlessnet.ports.target import is_loopback, unmapped
 
 TYPE_CHECKING = False

@@ -41,8 +41,8 @@ _WHY = {
 _EVERYWHERE = ("", "0.0.0.0", "::")
 
 
-class Source:
-    """What is known of the clients of one rule. lost has those families whose addresses are not
+class Clients:
+    """Those of one rule, as far as they are known. lost has those families whose addresses are not
     carried any more, and why; the rest of it is in the rule and its target. awaits_ipv6 is true
     while the instance may still get its address."""
 
