@@ -33,9 +33,11 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
         return number
 
 
-def serve(net: Net, *options: str, port: int = 80, address: str = "::") -> subprocess.Popen[str]:
+def serve(
+    net: Net, *options: str, port: int = 80, address: str = "::", env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     """A server inside that is up, with these options of enter."""
-    child = net.start("enter", *options, "--", *SERVER, str(port), address)
+    child = net.start("enter", *options, "--", *SERVER, str(port), address, env=env or {})
     assert child.stdout is not None
     line = child.stdout.readline()
     assert line == "up\n", (line, child.communicate(timeout=10), net.log())
@@ -140,3 +142,16 @@ def processes(net: Net) -> list[int]:
 
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def entries(net: Net) -> list[dict[str, object]]:
+    """What slirp4netns says that it forwards."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(net.directory / "slirp4netns.sock"))
+        s.sendall(b'{"execute": "list_hostfwd"}')
+        s.shutdown(socket.SHUT_WR)
+        reply = b""
+        while chunk := s.recv(65536):
+            reply += chunk
+    found: list[dict[str, object]] = json.loads(reply)["entries"]
+    return found

@@ -17,8 +17,10 @@ from port_support import (
     MACHINE,
     MACHINE6,
     SERVER,
+    add,
     ask,
     connect,
+    entries,
     free_port,
     is_refused,
     listing,
@@ -26,6 +28,9 @@ from port_support import (
     who,
     who_far,
     who_udp,
+)
+from port_support import (
+    serve as serve_instance,
 )
 from support import PROGRAM, kill, wait_for
 
@@ -166,6 +171,64 @@ def test_what_may_happen_is_told_when_it_does(lab: Lab) -> None:
             text = warning(rule, clients, expected[kind])
             wait_for("it is in the log", lambda text=text: text in lab.log())
             assert lab.log().count(text) == 1
+
+
+def test_slirp4netns_leads_to_the_instance_and_the_forwarder_to_containers(lab: Lab) -> None:
+    lab.run("up", "-o", "port_handler=slirp4netns")
+    serve_instance(lab)
+    own, udp = add(lab, "0.0.0.0::80", "0.0.0.0::80/udp")
+    # It cannot publish IPv6 addresses, but the forwarder can.
+    port = publish(lab, "web", "-p", f"[{MACHINE6}]:{free_port()}:80")
+    (later,) = add(lab, "127.0.0.1::80")
+
+    def all_work() -> None:
+        for number in (own, later):
+            wait_for(f"{number} works", lambda number=number: answered(number))
+        assert ask("127.0.0.1", own).split()[2] == "10.0.2.100"
+        for host in (MACHINE, MACHINE6):
+            seen, client = who(host, port)
+            assert seen == client
+        assert {entry["host_port"] for entry in entries(lab)} == {own, udp, later}
+        targets = {each["host_port"]: each["target"] for each in listing(lab)}
+        assert [targets[one] for one in (own, udp, later, port)] == ["10.0.2.100"] * 3 + ["web"]
+
+    def answered(number: int) -> bool:
+        try:
+            return bool(ask("127.0.0.1", number))
+        except (OSError, AssertionError):
+            return False
+
+    all_work()
+    # Each knows of the other's.
+    said = lab.run("port", "add", f"0.0.0.0:{port}:80", check=False).stderr
+    assert f"it is published already: {port}:80/tcp of container:web" in said
+    said = lab.refused("container", "setup", "db", "--new", "--network", "lab", "-p", f"{own}:80")
+    assert f"it is published already: 0.0.0.0:{own}:80/tcp of user" in said
+    # Both survive whatever is killed, and what is open stays open.
+    before = entries(lab)
+    with connect(MACHINE, port) as open_one, connect(MACHINE, own) as other:
+        kill(processes(lab)[0])
+        wait_for("it is back", lambda: not is_refused(MACHINE, port))
+        all_work()
+        assert entries(lab) == before
+        other.sendall(b"x")
+        assert b"\n" in other.recv(100)
+        driver = lab.pids()["driver"]
+        kill(driver)
+        wait_for("another driver", lambda: lab.pids()["driver"] not in (None, driver))
+        wait_for("its forwards are back", lambda: len(entries(lab)) == 3)
+        all_work()
+        open_one.sendall(b"x")
+        assert b"\n" in open_one.recv(100)
+    # And each goes by itself.
+    lab.run("port", "rm", f"0.0.0.0:{own}:80")
+    assert {entry["host_port"] for entry in entries(lab)} == {udp, later}
+    assert ask("127.0.0.1", port).split()[2] == "10.99.0.2"
+    lab.run("container", "teardown", "web")
+    assert is_refused("127.0.0.1", port)
+    assert ask("127.0.0.1", later)
+    lab.run("port", "rm", "--all")
+    assert entries(lab) == listing(lab) == []
 
 
 # -- what is shown ---------------------------------------------------------------------------------

@@ -187,6 +187,66 @@ def test_a_container_without_a_way_back(net: Net, tmp_path: Path) -> None:
         wait_for("it is found out", given_up)
 
 
+def chains(net: Net) -> set[str]:
+    """The chains of nft in the instance's namespace."""
+    ruleset = net.inside("/usr/sbin/nft", "list", "ruleset")
+    return {line.split()[1] for line in ruleset.splitlines() if line.strip().startswith("chain ")}
+
+
+def test_nothing_is_filtered_that_need_not_be(net: Net, tmp_path: Path) -> None:
+    """Connection tracking costs every packet, so it is there for datagrams alone."""
+    serve(net, "-p", f"{free_port()}:80/tcp")
+    (port,) = add(net, "80")
+    assert ask(MACHINE, port)
+    assert net.inside("/usr/sbin/nft", "list", "ruleset") == ""
+    with container(net, tmp_path) as pid:
+        behind, _ = publish(net, pid)
+        for _ in range(2):
+            assert chains(net) == {"prerouting"}
+            seen, own = who(MACHINE, behind)
+            assert seen == own
+            # Firewalls that are set up anew begin so; whoever sets networks up anew repairs it.
+            net.enter("/usr/sbin/nft", "flush", "ruleset")
+            api.retarget(instance(net), api.container("c1"), target(pid))  # type: ignore[arg-type]
+        net.run("port", "add", f"{port}:80/udp")
+        assert chains(net) == {"prerouting", "output"}
+        for host in ("127.0.0.1", MACHINE, MACHINE6):
+            seen, own = who_udp(host, port)
+            assert seen == own
+        # The next forwarder has to know what its rules need, and leaves the rest.
+        kill(processes(net)[0])
+        wait_for("it is back", lambda: not is_refused(MACHINE, behind))
+        seen, own = who(MACHINE, behind)
+        assert seen == own
+        assert chains(net) == {"prerouting", "output"}
+
+
+def test_without_nft_only_rules_that_need_it_are_warned_of(net: Net, tmp_path: Path) -> None:
+    """As on a kernel that has no nf_tables."""
+    nft = tmp_path / "nft"
+    nft.write_text("#!/bin/sh\necho 'cache initialization failed: Invalid argument' >&2\nexit 1\n")
+    nft.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    serve(net, env={"PATH": path})
+    port = free_port()
+    assert net.run("port", "add", f"{port}:80").stderr == ""
+    seen, own = who(MACHINE, port)
+    assert seen == own
+    said = net.run("port", "add", f"{port}:80/udp", f"{free_port()}:81/udp").stderr
+    assert said == (
+        "rootlessnet: warning: the client's address is not kept (nft: cache initialization failed: "
+        "Invalid argument): clients appear with an address of the instance "
+        "(-o source_ip=snat says that this is wanted)\n"
+    )
+    assert who_udp(MACHINE, port)[0].split()[0] == "10.0.2.100"
+    # It has been installed since.
+    nft.unlink()
+    other = free_port()
+    assert net.run("port", "add", f"{other}:80/udp").stderr == ""
+    seen, own = who_udp(MACHINE, other)
+    assert seen == own
+
+
 # -- what is refused, ended, reset ---
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from port_support import (
     add,
     ask,
     connect,
+    entries,
     free_port,
     is_refused,
     listing,
@@ -185,19 +188,6 @@ def test_forwarder_that_dies_while_it_publishes(net: Net, point: str) -> None:
 # -- slirp4netns' own forwarding ---
 
 
-def entries(net: Net) -> list[dict[str, object]]:
-    """What slirp4netns says that it forwards."""
-    with socket.socket(socket.AF_UNIX) as s:
-        s.connect(str(net.directory / "slirp4netns.sock"))
-        s.sendall(b'{"execute": "list_hostfwd"}')
-        s.shutdown(socket.SHUT_WR)
-        reply = b""
-        while chunk := s.recv(65536):
-            reply += chunk
-    found: list[dict[str, object]] = json.loads(reply)["entries"]
-    return found
-
-
 def test_slirp4netns_forwards(net: Net) -> None:
     serve(net, "-o", "port_handler=slirp4netns")
     one, two = add(net, "127.0.0.1::80", "0.0.0.0::80/udp")
@@ -214,6 +204,30 @@ def test_slirp4netns_forwards(net: Net) -> None:
     net.run("port", "rm", f"127.0.0.1:{one}:80")
     assert {entry["host_port"] for entry in entries(net)} == {two, three}
     assert is_refused("127.0.0.1", one)
+
+
+def test_a_port_that_somebody_else_took_from_slirp4netns(net: Net) -> None:
+    serve(net, "-o", "port_handler=slirp4netns")
+    one, two = add(net, "127.0.0.1::80", "127.0.0.1::80")
+    supervisor = net.pids()["supervisor"]
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        kill(net.pids()["driver"])
+        taken = wait_for("its port is free", lambda: bound("127.0.0.1", one))
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    with taken:
+        wait_for("it is said", lambda: f"not published again yet: 127.0.0.1:{one}:80" in net.log())
+        works_again(two)
+        assert {entry["host_port"] for entry in listing(net)} == {one, two}
+    works_again(one)
+
+
+def bound(host: str, port: int) -> socket.socket | None:
+    try:
+        return socket.create_server((host, port))
+    except OSError:
+        return None
 
 
 def test_what_slirp4netns_cannot_forward(net: Net) -> None:

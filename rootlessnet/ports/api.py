@@ -65,7 +65,8 @@ def add(
     none of them is published. The caller has a lease, so that the instance stays."""
     if not wanted:
         return []
-    _check(instance, wanted, source_ip)
+    if target is None:
+        _check(instance, wanted, source_ip)
     answer = _ask(
         instance,
         {
@@ -141,7 +142,7 @@ def _told(
         answer = json.loads(reply)
         return (
             {tuple(rule): counts for rule, counts in answer["connections"]},
-            {tuple(rule): lost for rule, lost in answer["sources"]},
+            {tuple(rule): lost for rule, lost in answer["lost"]},
         )
     except (OSError, ValueError, KeyError):
         return {}, {}
@@ -156,19 +157,18 @@ def _found(instance: Instance) -> list[tuple[dict[str, Any], str, str]]:
     """(record, name of the target, source_ip) of every rule."""
     recorded = files.read(instance)
     running = state.read(instance) if recorded else None
-    own, default = "", PRESERVE
+    own, by_slirp, default = "", False, PRESERVE
     if running:
-        own = str(running["driver"]["address"])
-        if not _by_slirp(running):
-            default = str(running["driver"]["options"].get("source_ip", PRESERVE))
-    return [
-        (
-            record,
-            own if record["target"] is None else str(record["target"].get("name", "")),
-            str(record.get("source_ip") or default),
-        )
-        for record in recorded
-    ]
+        own, by_slirp = str(running["driver"]["address"]), _by_slirp(running)
+        default = str(running["driver"]["options"].get("source_ip", PRESERVE))
+    found = []
+    for record in recorded:
+        if record["target"] is None:
+            name, how = own, PRESERVE if by_slirp else ""
+        else:
+            name, how = str(record["target"].get("name", "")), ""
+        found.append((record, name, how or str(record.get("source_ip") or default)))
+    return found
 
 
 def hold(instance: Instance, wanted: Sequence[Rule], *, source_ip: str = "") -> int:
@@ -203,12 +203,12 @@ def _mine(instance: Instance, owner: str) -> bool:
 
 
 def _by_slirp(running: dict[str, Any]) -> bool:
-    """Whether slirp4netns forwards, as the record of a running instance has it."""
+    """Whether slirp4netns forwards what leads to a running instance itself, by its record."""
     return bool(running["driver"]["options"].get("port_handler") == "slirp4netns")
 
 
 def _check(instance: Instance, wanted: Sequence[Rule], source_ip: str) -> None:
-    """What can be said without the forwarder."""
+    """What can be said of ports of the instance itself without the forwarder."""
     running = state.read(instance)
     if running and _by_slirp(running):
         from rootlessnet.ports import slirp

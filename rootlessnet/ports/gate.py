@@ -13,16 +13,19 @@ listens.
 from __future__ import annotations
 
 import os
+import select
 import time
+from functools import partial
 
 from rootlessnet.instance.logfile import say
 from rootlessnet.ports.diag import Diag, Ends
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-    from rootlessnet.ports.group import Group
+    from rootlessnet.ports.processes import Watched
+    from rootlessnet.ports.publication import Publication
 
 _FAST, _SLOW, _IDLE = 0.002, 0.01, 0.05
 _FAST_SECONDS, _SLOW_SECONDS = 10.0, 120.0
@@ -48,25 +51,27 @@ class _Place:
 
 class Gate:
     """fetch gives a sock_diag socket of the namespace of a path ("" for the instance's); changed is
-    told which ports of a group now listen and which do not any more."""
+    told which ports of a publication now listen and which do not any more."""
 
     def __init__(
         self,
         fetch: Callable[[str], int],
-        changed: Callable[[list[tuple[Group, int]], list[tuple[Group, int]]], None],
+        changed: Callable[[list[tuple[Publication, int]], list[tuple[Publication, int]]], None],
     ) -> None:
         self._fetch = fetch
         self._changed = changed
         self._places: dict[str, _Place | None] = {}
         self._since = time.monotonic()
-        self._gated: list[Group] = []
+        self._gated: list[Publication] = []
         self._gone: set[str] = set()
-        self._shut: list[Group] = []
+        self._shut: list[Publication] = []
         self.due = 0.0
 
-    @property
-    def descriptors(self) -> list[int]:
-        return [place.ends.fd for place in self._places.values() if place]
+    def watched(self) -> Iterator[Watched]:
+        """What is to be polled."""
+        for path, place in self._places.items():
+            if place:
+                yield place.ends.fd, select.POLLIN, partial(self._ended, path, place)
 
     def stir(self) -> None:
         """Something may begin to listen soon."""
@@ -74,10 +79,14 @@ class Gate:
         if self._shut:
             self.due = min(self.due or self._since, self._since + _FAST)
 
-    def update(self, groups: Iterable[Group]) -> None:
+    def update(self, publications: Iterable[Publication]) -> None:
         """Look at all rules, as some are new, gone, or lead elsewhere."""
-        gated = [group for group in groups if group.is_gated and group.sockets]
-        wanted = {group.target.netns for group in gated}
+        gated = [
+            publication
+            for publication in publications
+            if publication.is_gated and publication.sockets
+        ]
+        wanted = {publication.target.netns for publication in gated}
         for path in set(self._places) - wanted:
             gone = self._places.pop(path)
             self._gone.discard(path)
@@ -90,7 +99,14 @@ class Gate:
                 say(f"see who listens in {path or 'the instance'}: {error.strerror}")
                 self._places[path] = None
         self._gated = gated
-        self._look([(group, n) for group in gated for n in range(len(group.open)) if group.open[n]])
+        self._look(
+            [
+                (publication, n)
+                for publication in gated
+                for n in range(len(publication.open))
+                if publication.open[n]
+            ]
+        )
         self._since = time.monotonic()
         self.tick()
 
@@ -101,25 +117,22 @@ class Gate:
                 place.close()
         self._places.clear()
 
-    def ended(self, ready: set[int]) -> None:
+    def _ended(self, path: str, place: _Place) -> None:
         """Listeners inside have gone."""
-        for path, place in self._places.items():
-            if place and place.ends.fd in ready:
-                ports = place.ends.read()
-                if ports:
-                    self.recheck(
-                        lambda group, path=path: group.target.netns == path,  # type: ignore[misc]
-                        ports,
-                    )
+        if self._places.get(path) is not place:
+            return
+        ports = place.ends.read()
+        if ports:
+            self.recheck(lambda publication: publication.target.netns == path, ports)
 
-    def recheck(self, which: Callable[[Group], bool], ports: Iterable[int]) -> None:
+    def recheck(self, which: Callable[[Publication], bool], ports: Iterable[int]) -> None:
         """Look again at who leads to these ports."""
         chosen = [
-            (group, port - group.rule.port)
-            for group in self._gated
-            if which(group)
+            (publication, port - publication.rule.port)
+            for publication in self._gated
+            if which(publication)
             for port in ports
-            if group.has_port(port)
+            if publication.has_port(port)
         ]
         if chosen:
             self._look(chosen)
@@ -129,7 +142,7 @@ class Gate:
         """Look whether something listens by now on what is shut."""
         began = time.monotonic()
         self._let_go()
-        self._shut = [group for group in self._gated if not all(group.open)]
+        self._shut = [publication for publication in self._gated if not all(publication.open)]
         self._look(self._candidates())
         self._schedule(time.monotonic() - began)
 
@@ -143,47 +156,49 @@ class Gate:
                 self._gone.add(path)
                 self._look(
                     [
-                        (group, index)
-                        for group in self._gated
-                        if group.target.netns == path
-                        for index in range(group.rule.count)
+                        (publication, index)
+                        for publication in self._gated
+                        if publication.target.netns == path
+                        for index in range(publication.rule.count)
                     ]
                 )
 
-    def _candidates(self) -> list[tuple[Group, int]]:
+    def _candidates(self) -> list[tuple[Publication, int]]:
         """The ports that are shut; of many only those on which something listens somewhere."""
-        if sum(group.rule.count for group in self._shut) <= _MANY:
+        if sum(publication.rule.count for publication in self._shut) <= _MANY:
             return [
-                (group, index)
-                for group in self._shut
-                for index in range(group.rule.count)
-                if not group.open[index]
+                (publication, index)
+                for publication in self._shut
+                for index in range(publication.rule.count)
+                if not publication.open[index]
             ]
         found = []
         ports: dict[str, set[int]] = {}
-        for group in self._shut:
-            path = group.target.netns
+        for publication in self._shut:
+            path = publication.target.netns
             place = self._places.get(path)
             if place is None:
-                found += [(group, index) for index in range(group.rule.count)]
+                found += [(publication, index) for index in range(publication.rule.count)]
                 continue
             if path not in ports:
                 try:
                     ports[path] = place.diag.listening()
                 except OSError:
                     ports[path] = set()
-            first = group.rule.port
+            first = publication.rule.port
             found += [
-                (group, port - first)
+                (publication, port - first)
                 for port in ports[path]
-                if group.has_port(port) and not group.open[port - first]
+                if publication.has_port(port) and not publication.open[port - first]
             ]
         return found
 
     def _schedule(self, cost: float) -> None:
-        self._shut = [group for group in self._gated if not all(group.open)]
+        self._shut = [publication for publication in self._gated if not all(publication.open)]
         now = time.monotonic()
-        shut = [group for group in self._shut if group.target.netns not in self._gone]
+        shut = [
+            publication for publication in self._shut if publication.target.netns not in self._gone
+        ]
         if not shut:
             watched = any(path and place for path, place in self._places.items())
             self.due = now + _LET_GO_SECONDS if watched else 0.0
@@ -192,26 +207,26 @@ class Gate:
         pause = _FAST if age < _FAST_SECONDS else _SLOW if age < _SLOW_SECONDS else _IDLE
         self.due = now + max(pause, cost * _SHARE)
 
-    def _look(self, ports: list[tuple[Group, int]]) -> None:
-        opened: list[tuple[Group, int]] = []
-        shut: list[tuple[Group, int]] = []
-        for group, index in ports:
+    def _look(self, ports: list[tuple[Publication, int]]) -> None:
+        opened: list[tuple[Publication, int]] = []
+        shut: list[tuple[Publication, int]] = []
+        for publication, index in ports:
             try:
-                wanted = self._listens(group, index)
-                if group.set_open(index, wanted):
-                    (opened if wanted else shut).append((group, index))
+                wanted = self._listens(publication, index)
+                if publication.set_open(index, wanted):
+                    (opened if wanted else shut).append((publication, index))
             except OSError as error:
-                say(f"let {group.rule} listen: {error.strerror}")
+                say(f"let {publication.rule} listen: {error.strerror}")
         if opened or shut:
             self._changed(opened, shut)
-        self._shut = [group for group in self._gated if not all(group.open)]
+        self._shut = [publication for publication in self._gated if not all(publication.open)]
 
-    def _listens(self, group: Group, index: int) -> bool:
-        addresses = [each for each in (group.target.v4, group.target.v6) if each]
+    def _listens(self, publication: Publication, index: int) -> bool:
+        addresses = [each for each in (publication.target.v4, publication.target.v6) if each]
         if not addresses:
             return False
-        place = self._places.get(group.target.netns)
+        place = self._places.get(publication.target.netns)
         if place is None:
-            return group.target.netns not in self._gone
-        port = group.rule.port + index
+            return publication.target.netns not in self._gone
+        port = publication.rule.port + index
         return any(place.diag.is_listening(address, port) for address in addresses)

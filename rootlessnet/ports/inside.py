@@ -13,7 +13,9 @@ the server's answers back to it, as in this namespace nobody has that address:
     the same by UDP                       connection tracking carries the mark instead
     a server behind a bridge              what arrives for a transparent socket gets the mark
 
-TCP within the namespace needs nothing but the kernel; the other two need nft(8).
+TCP within the namespace needs nothing but the kernel's routing; each of the other two needs a chain
+of nft(8). A chain costs every packet in the namespace, connection tracking most of all, so it is
+made when the first rule needs it. It stays: connections outlive their rules.
 """
 
 from __future__ import annotations
@@ -27,35 +29,39 @@ from rootlessnet.kernel import libc, namespaces, spawn
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    from collections.abc import Iterable
 
 MARK = 0x726E
 TABLE = 0x726E
 _PRIORITY = 0x726E
 
-_NFT = f"""\
-add table inet rootlessnet_ports
-delete table inet rootlessnet_ports
-table inet rootlessnet_ports {{
-    chain prerouting {{
-        type filter hook prerouting priority mangle; policy accept;
-        meta l4proto {{ tcp, udp }} socket transparent 1 meta mark set {MARK}
-    }}
-    chain output {{
-        type route hook output priority mangle; policy accept;
-        meta l4proto udp meta mark {MARK} ct mark set {MARK}
-        meta l4proto udp ct direction reply ct mark {MARK} meta mark set {MARK}
-    }}
-}}
-"""
+_NFT_TABLE = "inet rootlessnet_ports"
 
-LOCAL = "local"
-FILTER = "filter"
+ROUTES = "routes"
+UDP = "udp"
+BRIDGE = "bridge"
+_CHAINS = {
+    UDP: (
+        "output",
+        "type route hook output priority mangle; policy accept;",
+        (
+            f"meta l4proto udp meta mark {MARK} ct mark set {MARK}",
+            f"meta l4proto udp ct direction reply ct mark {MARK} meta mark set {MARK}",
+        ),
+    ),
+    BRIDGE: (
+        "prerouting",
+        "type filter hook prerouting priority mangle; policy accept;",
+        (f"meta l4proto {{ tcp, udp }} socket transparent 1 meta mark set {MARK}",),
+    ),
+}
 
 
-def prepare(userns: int, netns: int) -> dict[str, str]:
-    """Make both kinds of answers come back; what does not work, and why.
+def prepare(userns: int, netns: int, wanted: Iterable[str]) -> dict[str, str]:
+    """Make answers come back: ROUTES for all, UDP for datagrams within the namespace, BRIDGE for
+    servers behind one. What does not work, and why.
 
-    userns and netns are descriptors; done in a child that joins them, and can be done twice.
+    userns and netns are descriptors; done in a child that joins them, and can be done again.
     """
     import json
 
@@ -64,17 +70,7 @@ def prepare(userns: int, netns: int) -> dict[str, str]:
     if pid == 0:
         # --- child ---
         try:
-            problems = {}
-            try:
-                join(userns, netns)
-                _routes()
-            except OSError as error:
-                problems[LOCAL] = reason(error)
-            try:
-                _filter()
-            except OSError as error:
-                problems[FILTER] = reason(error)
-            os.write(write, json.dumps(problems).encode())
+            os.write(write, json.dumps(_prepare(userns, netns, wanted)).encode())
         finally:
             os._exit(0)
     # --- parent ---
@@ -85,8 +81,25 @@ def prepare(userns: int, netns: int) -> dict[str, str]:
     finally:
         os.waitpid(pid, 0)
     if not text:
-        return dict.fromkeys((LOCAL, FILTER), "the helper process died")
+        return dict.fromkeys(wanted, "the helper process died")
     return dict(json.loads(text))
+
+
+def _prepare(userns: int, netns: int, wanted: Iterable[str]) -> dict[str, str]:
+    try:
+        join(userns, netns)
+    except OSError as error:
+        return dict.fromkeys(wanted, reason(error))
+    problems = {}
+    for what in wanted:
+        try:
+            if what == ROUTES:
+                _routes()
+            else:
+                _nft(_script(*_CHAINS[what]))
+        except OSError as error:
+            problems[what] = reason(error)
+    return problems
 
 
 def join(userns: int, netns: int) -> None:
@@ -101,7 +114,15 @@ def join_user(userns: int) -> None:
         libc.setns(userns, libc.CLONE_NEWUSER)
 
 
-def _filter() -> None:
+def _script(chain: str, hook: str, rules: Iterable[str]) -> str:
+    """For nft: the chain has these rules, whatever it had, and no other chain is touched."""
+    name = f"{_NFT_TABLE} {chain}"
+    lines = [f"add table {_NFT_TABLE}", f"add chain {name} {{ {hook} }}", f"flush chain {name}"]
+    lines += [f"add rule {name} {rule}" for rule in rules]
+    return "\n".join(lines) + "\n"
+
+
+def _nft(script: str) -> None:
     import errno
 
     program = spawn.find("nft")
@@ -112,7 +133,7 @@ def _filter() -> None:
     pid = spawn.start([program, "-f", "-"], descriptors={0: read, 1: out_write, 2: out_write})
     os.close(read)
     os.close(out_write)
-    os.write(write, _NFT.encode())
+    os.write(write, script.encode())
     os.close(write)
     with os.fdopen(out_read, "rb") as file:
         said = file.read(4096).decode(errors="replace")
@@ -121,8 +142,7 @@ def _filter() -> None:
         raise OSError(errno.EOPNOTSUPP, first.removeprefix("/dev/stdin:"), "nft")
 
 
-# -- the rule and the route, by rtnetlink(7) --
-# --------------------------------------------------------
+# -- the rule and the route, by rtnetlink(7) -------------------------------------------------------
 
 _RTM_NEWROUTE = 24
 _RTM_NEWRULE = 32
@@ -190,8 +210,7 @@ def _ask(netlink: _socket.socket, kind: int, body: bytes) -> None:
         raise OSError(-code, os.strerror(-code), "policy routing")
 
 
-# -- sockets
-# ----------------------------------------------------------------------------------------
+# -- sockets ---------------------------------------------------------------------------------------
 
 _SOL_IP, _SOL_IPV6 = 0, 41
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75

@@ -6,10 +6,10 @@ socket belongs to one worker.
 
 What the forwarder tells it, as JSON with descriptors:
 
-    listen     new sockets of a group (a rule), which all lead to one target
+    listen     new sockets of a publication (a rule), which all lead to one target
     gate       which listeners to watch, and which not, as they do not listen at the moment
-    target     a group leads elsewhere
-    close      a group is no more; connections go on
+    target     a publication leads elsewhere
+    close      a publication is no more; connections go on
     pool       another helper makes the sockets inside
 
 When the forwarder is gone a worker closes all listeners at once, so that the next forwarder can
@@ -142,12 +142,13 @@ class Loop:
         self.now = time.monotonic()
         self.full = False
         self.pool: pools.Pool
+        self._has_pool = False
         self._bursts: burst.Bursts | None = None
         self._draining = False
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_number = 0
         self._listeners: dict[int, Listener] = {}
-        self._groups: dict[int, tuple[Target, list[Listener | udp.Port]]] = {}
+        self._publications: dict[int, tuple[Target, list[Listener | udp.Port]]] = {}
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = limit
         reserve = _RESERVE if limit < _MANY_DESCRIPTORS else 4 * _RESERVE
@@ -309,18 +310,18 @@ class Loop:
 
     def refused(self, target: Target, port: int) -> None:
         """Nothing listens there."""
-        self._tell("refused", target.group, port)
+        self._tell("refused", target.number, port)
 
     def lost_source(self, target: Target, version: str, why: str) -> None:
         """The client's address cannot be kept on this way: it is not tried again."""
         setattr(target, f"keep{version}", False)
-        self._tell("lost", target.group, version, why)
+        self._tell("lost", target.number, version, why)
 
     def unkept(self, target: Target, kind: str) -> None:
         """There is a client of this kind, whose address is not kept (rootlessnet.ports.clients)."""
         if kind not in target.told:
             target.told.add(kind)
-            self._tell("unkept", target.group, kind)
+            self._tell("unkept", target.number, kind)
 
     def _receive(self, mask: int) -> None:
         try:
@@ -340,14 +341,15 @@ class Loop:
 
     def _drain(self) -> None:
         self.forget(self._channel.fileno(), unregister=True)
-        for group in list(self._groups):
-            self._do_close({"group": group}, [])
+        for publication in list(self._publications):
+            self._do_close({"publication": publication}, [])
         self._draining = True
 
     def _do_pool(self, order: dict[str, Any], fds: list[int]) -> None:
-        if order["again"]:
+        if self._has_pool:
             self.forget(self.pool.channel, unregister=True)
             self.pool.close()
+        self._has_pool = True
         small = self._limit < _MANY_DESCRIPTORS
         self.pool = pools.Pool(fds[0], pools.SMALL_BATCH if small else pools.BATCH)
         self.watch(fds[0], _IN, self._refill)
@@ -359,12 +361,12 @@ class Loop:
             self.forget(self.pool.channel, unregister=True)
 
     def _do_listen(self, order: dict[str, Any], fds: list[int]) -> None:
-        group = order["group"]
-        if group not in self._groups:
+        publication = order["publication"]
+        if publication not in self._publications:
             target = from_dict(order["target"])
-            target.group = group
-            self._groups[group] = (target, [])
-        target, members = self._groups[group]
+            target.number = publication
+            self._publications[publication] = (target, [])
+        target, members = self._publications[publication]
         kind = _socket.SOCK_STREAM if order["proto"] == "tcp" else _socket.SOCK_DGRAM
         family = _socket.AF_INET6 if order["version"] == 6 else _socket.AF_INET
         for (number, port), fd in zip(order["items"], fds, strict=True):
@@ -386,7 +388,7 @@ class Loop:
                 self._listeners[number].watch(True)
 
     def _do_target(self, order: dict[str, Any], fds: list[int]) -> None:
-        found = self._groups.get(order["group"])
+        found = self._publications.get(order["publication"])
         if found:
             found[0].update(from_dict(order["target"]))
             for member in found[1]:
@@ -394,7 +396,7 @@ class Loop:
                     member.retarget()
 
     def _do_close(self, order: dict[str, Any], fds: list[int]) -> None:
-        _, members = self._groups.pop(order["group"], (None, []))
+        _, members = self._publications.pop(order["publication"], (None, []))
         for member in members:
             if isinstance(member, Listener):
                 self._listeners.pop(member.number, None)

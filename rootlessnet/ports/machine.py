@@ -8,12 +8,14 @@ than the file.
 
 from __future__ import annotations
 
-from rootlessnet.errors import Error
+from rootlessnet.errors import Error, reason
+from rootlessnet.instance.logfile import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rootlessnet.ports.publication import Publication
     from rootlessnet.ports.rules import Rule
 
 MARKER = "/etc/containers/podman-machine"
@@ -33,6 +35,31 @@ def is_gvproxy() -> bool:
 
     value, _ = toml.last_string(containers.conf_files(), "engine", "machine_enabled")
     return value == "true"
+
+
+def announce(publications: Sequence[Publication]) -> list[str]:
+    """Tell the host of this virtual machine, if it is podman's; what there is to warn of."""
+    if not is_gvproxy():
+        return []
+    try:
+        expose([publication.rule for publication in publications])
+    except (Error, OSError) as error:
+        text = f"not announced to the host of this virtual machine: {reason(error)}"
+        say(f"warning: {text}")
+        return [text]
+    for publication in publications:
+        publication.exposed = True
+    return []
+
+
+def withdraw(publications: Sequence[Publication]) -> None:
+    """Tell it that those that were announced are no more."""
+    chosen = [publication.rule for publication in publications if publication.exposed]
+    if chosen:
+        try:
+            unexpose(chosen)
+        except (Error, OSError) as error:
+            say(f"withdraw ports from the host of this virtual machine: {reason(error)}")
 
 
 def expose(rules: Sequence[Rule]) -> None:

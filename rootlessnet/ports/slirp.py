@@ -1,4 +1,5 @@
-"""slirp4netns' own forwarding (-o port_handler=slirp4netns), by its API socket.
+"""slirp4netns' own forwarding (-o port_handler=slirp4netns), by its API socket. It leads to the
+instance itself only; ports of containers are the forwarder's in any case.
 
     {"execute": "add_hostfwd", "arguments": {...}}       {"return": {"id": 1}}
     {"execute": "list_hostfwd"}                          {"entries": [...]}, without "return"
@@ -15,7 +16,8 @@ from __future__ import annotations
 import os
 
 from rootlessnet.drivers.slirp4netns import API_SOCKET
-from rootlessnet.errors import Error
+from rootlessnet.errors import Error, reason
+from rootlessnet.instance.logfile import say
 from rootlessnet.ports import control
 
 TYPE_CHECKING = False
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootlessnet.instance.paths import Instance
-    from rootlessnet.ports.group import Group
+    from rootlessnet.ports.publication import Publication
     from rootlessnet.ports.rules import Rule
 
 LOST = {"loopback": "slirp4netns shows an address of its own"}
@@ -77,25 +79,19 @@ class Api:
         except (ValueError, TypeError, KeyError):
             raise Error(f"slirp4netns gives no sensible answer to {execute}") from None
 
-    def add(self, group: Group, address: str) -> None:
+    def add(self, publication: Publication, address: str) -> None:
         """Forward all ports of a rule, or none."""
-        rule = group.rule
+        rule = publication.rule
         check(rule)
-        if not group.target.local:
-            raise Error(
-                f"publish {rule}: port_handler=slirp4netns reaches the instance itself only, not a "
-                "container behind a bridge",
-                hint="leave port_handler away",
-            )
         if not rule.host_port:
             rule.host_port = _free_port(rule)
         else:
             _refuse_taken(rule)
         try:
             for number in range(rule.count):
-                group.forwards.append(self._forward(rule, number, address))
+                publication.forwards.append(self._forward(rule, number, address))
         except BaseException:
-            self.remove(group)
+            self.remove(publication)
             raise
 
     def _forward(self, rule: Rule, number: int, address: str) -> int:
@@ -114,16 +110,16 @@ class Api:
             raise Error("slirp4netns gives no number for a forward")
         return int(found["id"])
 
-    def remove(self, group: Group) -> None:
+    def remove(self, publication: Publication) -> None:
         """No longer; one that is gone is no error."""
-        for number in group.forwards:
+        for number in publication.forwards:
             try:
                 self._ask("remove_hostfwd", {"id": number})
             except Error as error:
                 if "remove_hostfwd failed" not in str(error):
-                    group.forwards = []
+                    publication.forwards = []
                     raise
-        group.forwards = []
+        publication.forwards = []
 
     def entries(self) -> list[dict[str, Any]]:
         """What it forwards."""
@@ -133,24 +129,41 @@ class Api:
             found = found.get("entries", [])
         return [entry for entry in found if isinstance(entry, dict)]
 
-    def reconcile(self, groups: list[Group], address: str) -> None:
+    def reconcile(self, publications: list[Publication], address: str) -> list[Publication]:
         """Make what it forwards what it should: after a restart it has nothing, after ours it has
-        everything under numbers that we did not know."""
+        everything under numbers that we did not know. Those that it cannot forward are returned,
+        and have no forwards."""
+        wanted = {key for publication in publications for key in _keys(publication.rule)}
         there = {}
         for entry in self.entries():
-            key = (entry.get("proto"), entry.get("host_addr"), entry.get("host_port"))
-            there[key] = entry.get("id")
-        for group in groups:
-            rule = group.rule
-            group.forwards = []
-            for number in range(rule.count):
-                key = (rule.proto, rule.host_ip or "0.0.0.0", rule.host_port + number)
-                found = there.pop(key, None)
-                group.forwards.append(
-                    found if isinstance(found, int) else self._forward(rule, number, address)
-                )
-        for found in there.values():
-            self._ask("remove_hostfwd", {"id": found})
+            key = tuple(
+                entry.get(name) for name in ("proto", "host_addr", "host_port", "guest_port")
+            )
+            if key in wanted and isinstance(entry.get("id"), int):
+                there[key] = entry["id"]
+            else:
+                self._ask("remove_hostfwd", {"id": entry.get("id")})
+        failed = []
+        for publication in publications:
+            publication.forwards = []
+            try:
+                for number, key in enumerate(_keys(publication.rule)):
+                    known = there.get(key)
+                    if known is None:
+                        known = self._forward(publication.rule, number, address)
+                    publication.forwards.append(known)
+            except Error as error:
+                say(f"not published again yet: {publication.rule}: {reason(error)}")
+                failed.append(publication)
+        for publication in failed:
+            self.remove(publication)
+        return failed
+
+
+def _keys(rule: Rule) -> list[tuple[str, str, int, int]]:
+    """What is listed for each port of a rule that is forwarded."""
+    host = rule.host_ip or "0.0.0.0"
+    return [(rule.proto, host, rule.host_port + n, rule.port + n) for n in range(rule.count)]
 
 
 def _probe(rule: Rule, port: int) -> int:

@@ -18,13 +18,24 @@ class Target:
     local: they are the network namespace's own, not those of a container behind a bridge. keep4 and
     keep6: whether the server is to see the client's own address. name is what people are shown.
     netns is the path, inside the instance, of the container's network namespace, where it is known:
-    then the host's port listens only while something in it does. group is the forwarder's number
-    for it; strikes counts the connections in a row that were answered only without the client's
-    address; told has the kinds of clients of which the forwarder knows that their address is not
-    kept (rootlessnet.ports.clients).
+    then the host's port listens only while something in it does. number is the
+    publication's; strikes counts the connections in a row that were answered only without the
+    client's address; told has the kinds of clients of which the forwarder knows that their address
+    is not kept (rootlessnet.ports.clients).
     """
 
-    __slots__ = ("group", "keep4", "keep6", "local", "name", "netns", "strikes", "told", "v4", "v6")
+    __slots__ = (
+        "keep4",
+        "keep6",
+        "local",
+        "name",
+        "netns",
+        "number",
+        "strikes",
+        "told",
+        "v4",
+        "v6",
+    )
     _FIELDS = ("keep4", "keep6", "local", "name", "netns", "v4", "v6")
 
     def __init__(self, v4: str, v6: str, *, local: bool, name: str = "", netns: str = "") -> None:
@@ -34,7 +45,7 @@ class Target:
         self.keep4 = self.keep6 = True
         self.name = name or v4 or v6
         self.netns = netns
-        self.group = 0
+        self.number = 0
         self.strikes = 0
         self.told: set[str] = set()
 

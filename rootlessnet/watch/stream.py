@@ -38,7 +38,6 @@ QUIET = 0.05
 LONGEST = 0.25
 """Seconds after which it looks in any case."""
 
-_IN_OPEN = 0x20
 _ENTRIES = (
     inotify.IN_CREATE
     | inotify.IN_DELETE
@@ -153,7 +152,7 @@ class Stream:
         self._add("", _ENTRIES)
         for name in _DIRECTORIES:
             self._add(name, _ENTRIES)
-        self._add(lease.FIFO, _IN_OPEN | inotify.IN_CLOSE_WRITE)
+        self._add(lease.FIFO, inotify.IN_OPEN | inotify.IN_CLOSE_WRITE)
 
     def _add(self, name: str, mask: int) -> None:
         number = self._watcher.add(self._instance.path(name), mask)

@@ -8,23 +8,34 @@ from rootlessnet.ports.clients import Clients
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    from typing import Any
 
     from rootlessnet.ports.rules import Rule
     from rootlessnet.ports.target import Target
 
 
-class Group:
+class Publication:
     """number names it to the workers; numbers are its listeners', in the order of its ports. own is
-    true when it leads to the instance itself, whose addresses may change."""
+    true when it leads to the instance itself, whose addresses may change; by_slirp when slirp4netns
+    forwards it, and has its sockets."""
 
     def __init__(
-        self, number: int, owner: str, rule: Rule, target: Target, *, own: bool, source_ip: str
+        self,
+        number: int,
+        owner: str,
+        rule: Rule,
+        target: Target,
+        *,
+        own: bool,
+        by_slirp: bool,
+        source_ip: str,
     ) -> None:
         self.number = number
         self.owner = owner
         self.rule = rule
         self.target = target
         self.own = own
+        self.by_slirp = by_slirp
         self.source_ip = source_ip
         self.clients = Clients(rule, target, source_ip)
         self.asked = target.as_dict()
@@ -33,7 +44,7 @@ class Group:
         self.first = 0
         self.open = bytearray(rule.count)
         self.forwards: list[int] = []
-        """slirp4netns' numbers, where that forwards."""
+        """slirp4netns' numbers for them."""
         self.exposed = False
         """Whether the host of this virtual machine was told."""
 
@@ -60,10 +71,20 @@ class Group:
             return False
         if wanted:
             listeners.listen(self.sockets[index])
+            self.clients.forget_seen()
         else:
             listeners.shut(self.sockets[index])
         self.open[index] = wanted
         return True
+
+    def as_record(self) -> dict[str, Any]:
+        """For rules.json: rootlessnet.ports.files."""
+        return {
+            "owner": self.owner,
+            "rule": self.rule,
+            "target": None if self.own else self.asked,
+            "source_ip": self.source_ip,
+        }
 
     def close(self) -> None:
         """Give the ports back."""
