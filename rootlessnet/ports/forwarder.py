@@ -442,8 +442,8 @@ class Forwarder:
         if not group.clients.is_wanted:
             return []
         if not (group.target.keep4 or group.target.keep6):
-            group.clients.lose(clients.NO_WAY_BACK)
-            return [self._warning(clients.NO_WAY_BACK)]
+            why = clients.NO_WAY_BACK
+            return [self._warning(why)] if group.clients.lose(why) else []
         assert self._problems is not None
         needed = [inside.LOCAL] if group.target.local else []
         if not group.target.local or group.rule.proto == "udp":
@@ -451,8 +451,7 @@ class Forwarder:
         problem = next((self._problems[what] for what in needed if what in self._problems), "")
         if problem:
             group.target.keep4 = group.target.keep6 = False
-            group.clients.lose(problem)
-            return [self._warning(problem)]
+            return [self._warning(problem)] if group.clients.lose(problem) else []
         group.clients.awaits_ipv6 = group.own and self._own_retry_at > 0
         warnings = group.clients.foreseen_warnings()
         for text in warnings:
