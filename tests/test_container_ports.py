@@ -352,6 +352,7 @@ def test_network_without_a_way_out(lab: Lab) -> None:
     serve(lab, "app")
     assert who(MACHINE, port)[0].split()[0] == "10.97.0.1"
     assert listing(lab)[0]["source_ip_lost"] == {"ipv4": NO_WAY_BACK, "ipv6": NO_WAY_BACK}
+    assert lab.run("container", "reload", "app").stderr == ""
     assert lab.log().count(text) == 1
     # As soon as there is one, the way that leads out is taken.
     lab.run("network", "connect", "mute", "app")

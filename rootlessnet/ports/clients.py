@@ -61,9 +61,12 @@ class Clients:
         self._seen: set[str] = set()
         self.lost: dict[str, str] = {}
 
-    def lose(self, why: str) -> None:
-        """The addresses of none are carried."""
+    def lose(self, why: str) -> bool:
+        """The addresses of none are carried; whether that was not said yet."""
         self.lost = dict.fromkeys(self._families(), why)
+        is_news = why not in self._told
+        self._told.add(why)
+        return is_news
 
     def forget_seen(self) -> None:
         """Another server listens, maybe on other addresses."""

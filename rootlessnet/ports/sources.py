@@ -29,7 +29,7 @@ class Sources:
         if not clients.is_wanted:
             return []
         if not (target.keep4 or target.keep6):
-            return [self._none_kept(publication, NO_WAY_BACK)]
+            return self._none_kept(publication, NO_WAY_BACK)
         needed = [inside.ROUTES]
         if not target.local:
             needed.append(inside.BRIDGE)
@@ -42,7 +42,7 @@ class Sources:
         problem = next((self._problems[what] for what in needed if self._problems[what]), "")
         if problem:
             target.keep4 = target.keep6 = False
-            return [self._none_kept(publication, problem)]
+            return self._none_kept(publication, problem)
         warnings = clients.foreseen_warnings()
         for text in warnings:
             say(f"warning: {text}")
@@ -64,9 +64,8 @@ class Sources:
         if text:
             say(f"warning: {text}")
 
-    def _none_kept(self, publication: Publication, why: str) -> str:
-        publication.clients.lose(why)
-        return self._warning(why)
+    def _none_kept(self, publication: Publication, why: str) -> list[str]:
+        return [self._warning(why)] if publication.clients.lose(why) else []
 
     def _warning(self, why: str) -> str:
         text = (
