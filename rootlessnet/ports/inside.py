@@ -11,7 +11,8 @@ the server's answers back to it, as in this namespace nobody has that address:
                                           (fwmark_reflect); answers with the mark are delivered
                                           here (a rule and a table with one local route)
     the same by UDP                       connection tracking carries the mark instead
-    a server behind a bridge              what arrives for a transparent socket gets the mark
+    a server behind a bridge              what arrives for a transparent socket gets the mark, and
+                                          so does an ICMP error about what it has sent
 
 TCP within the namespace needs nothing but the kernel; the other two need nft(8).
 """
@@ -38,7 +39,7 @@ delete table inet rootlessnet_ports
 table inet rootlessnet_ports {{
     chain prerouting {{
         type filter hook prerouting priority mangle; policy accept;
-        meta l4proto {{ tcp, udp }} socket transparent 1 meta mark set {MARK}
+        meta l4proto {{ tcp, udp, icmp, ipv6-icmp }} socket transparent 1 meta mark set {MARK}
     }}
     chain output {{
         type route hook output priority mangle; policy accept;
