@@ -150,6 +150,20 @@ def test_a_rule_for_loopback_alone_is_warned_of(lab: Lab) -> None:
         assert lab.log().count(text) == 1
 
 
+@BOTH
+def test_a_server_that_listens_by_ipv4_only(lab: Lab) -> None:
+    """In a container that has both: it refuses, and that is heard."""
+    port = free_port()
+    lab.setup("web", "--network", "lab", "-p", f"{port}:80", "-p", f"{port}:80/udp")
+    path = lab.inspect("web")["SandboxKey"]
+    child = lab.start("enter", "--", "nsenter", f"--net={path}", *SERVER, "80", "0.0.0.0")
+    assert child.stdout is not None and child.stdout.readline() == "up\n"
+    for ask_it in (who, who_udp):
+        for host, seen in zip(HERE, ("10.99.0.1", "10.99.0.1", MACHINE, "10.99.0.1"), strict=True):
+            assert ask_it(host, port)[0].split()[0] == seen
+    assert who_far("udp", MACHINE6, port)[0].split()[0] == "10.99.0.1"
+
+
 def test_what_may_happen_is_told_when_it_does(lab: Lab) -> None:
     """A client on loopback of a rule for all addresses; one of a family that does not get there."""
     lab.network("four", "--subnet", "10.98.0.0/24")

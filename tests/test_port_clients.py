@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 from port_support import (
@@ -17,15 +19,17 @@ from port_support import (
     free_port,
     is_refused,
     listing,
+    processes,
     serve,
     who,
     who_far,
     who_udp,
 )
-from support import Net, both_drivers, wait_for
+from support import Net, both_drivers, kill, wait_for
 
 WANTED = "they appear with an address of the instance (-o source_ip=snat says that this is wanted)"
 IPV4_ONLY = "the server is reached by IPv4 only"
+IPV6_ONLY = "the server is reached by IPv6 only"
 
 
 def address6(net: Net) -> str:
@@ -144,9 +148,8 @@ def test_a_server_with_ipv6_only_is_told_too(net: Net) -> None:
     serve(net, address=address6(net))
     (port,) = add(net, "127.0.0.1::80")
     assert who("127.0.0.1", port)[0].split()[0] == address6(net)
-    why = "the server is reached by IPv6 only"
-    wait_for("it is told", lambda: lost(net) == [{"ipv4": why}])
-    assert f"the address of IPv4 clients is not kept ({why})" in net.log()
+    wait_for("it is told", lambda: lost(net) == [{"ipv4": IPV6_ONLY}])
+    assert f"the address of IPv4 clients is not kept ({IPV6_ONLY})" in net.log()
 
 
 def test_what_is_certain_is_said_at_once(net: Net) -> None:
@@ -171,6 +174,83 @@ def test_snat_of_some_rules(net: Net) -> None:
     add(net, "127.0.0.1::80")
     assert [entry["source_ip"] for entry in listing(net)] == ["snat", "preserve"]
     assert net.status()["ports"] == listing(net)
+
+
+@pytest.mark.parametrize("hosts", [("127.0.0.1", "::1"), (MACHINE, MACHINE6)])
+def test_by_udp_too_the_other_family_is_found(net: Net, hosts: tuple[str, str]) -> None:
+    """With the first datagram; and when another server comes, the client's own is found again."""
+    four, six = hosts
+    net.hold()
+    server = serve(net, address="0.0.0.0")
+    six_only = address6(net)
+    (port,) = add(net, "80/udp")
+    seen, own = who_udp(four, port, 10)
+    assert seen == own
+    assert who_udp(six, port, 10)[0].split()[0] == "10.0.2.100"
+    wait_for("it is told", lambda: lost(net) == [{"ipv6": IPV4_ONLY}])
+    kill(server.pid)
+    server = serve(net, address=six_only)
+    assert who_udp(four, port, 10)[0].split()[0] == six_only
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+        s.settimeout(0.1)
+        (port,) = add(net, "80/udp")
+        s.connect((six, port))
+        own = "{} {}".format(*s.getsockname())
+        kill(server.pid)
+        wait_for("the server is gone", lambda: not _is_answered(s))
+        serve(net)
+        seen = wait_for("it is answered", lambda: _is_answered(s))
+        assert seen == own
+    # That nobody listened is no reason to warn.
+    assert lost(net) == [{"ipv6": IPV4_ONLY, "ipv4": IPV6_ONLY}, {}]
+
+
+def test_a_server_of_datagrams_that_dies_disturbs_nobody(net: Net) -> None:
+    """It had listened and said nothing."""
+    net.hold()
+    address6(net)
+    code = (
+        "import socket\n"
+        "s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.bind(('::', 80))\n"
+        "print('up', flush=True)\n"
+        "while True: print(len(s.recv(100)), flush=True)\n"
+    )
+    server = net.start("enter", "--", "/usr/bin/python3", "-c", code)
+    assert server.stdout is not None and server.stdout.readline() == "up\n"
+    (port,) = add(net, "80/udp")
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+        s.connect(("::1", port))
+        for _ in range(10):
+            s.send(b"x")
+            assert server.stdout.readline() == "1\n"
+        kill(server.pid)
+        server.wait(5)
+        for _ in range(10):
+            s.send(b"x")
+    workers = processes(net)[1:]
+
+    def spent() -> int:
+        return sum(
+            int(word)
+            for pid in workers
+            for word in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        )
+
+    def is_quiet() -> bool:
+        before = spent()
+        time.sleep(0.1)
+        return spent() == before
+
+    wait_for("nothing is done about it", is_quiet, 3)
+
+
+def _is_answered(s: socket.socket) -> str:
+    """Whom a server of datagrams sees; "" without an answer."""
+    s.send(b"x")
+    try:
+        return s.recv(100).decode().rpartition(" ")[0]
+    except TimeoutError:
+        return ""
 
 
 # -- refusals --------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ the server's answers back to it, as in this namespace nobody has that address:
                                           (fwmark_reflect); answers with the mark are delivered
                                           here (a rule and a table with one local route)
     the same by UDP                       connection tracking carries the mark instead
-    a server behind a bridge              what arrives for a transparent socket gets the mark
+    a server behind a bridge              what arrives for a transparent socket gets the mark, and
+                                          so does an ICMP error about what it has sent
 
 TCP within the namespace needs nothing but the kernel's routing; each of the other two needs a chain
 of nft(8). A chain costs every packet in the namespace, connection tracking most of all, so it is
@@ -52,7 +53,10 @@ _CHAINS = {
     BRIDGE: (
         "prerouting",
         "type filter hook prerouting priority mangle; policy accept;",
-        (f"meta l4proto {{ tcp, udp }} socket transparent 1 meta mark set {MARK}",),
+        (
+            "meta l4proto { tcp, udp, icmp, ipv6-icmp } "
+            f"socket transparent 1 meta mark set {MARK}",
+        ),
     ),
 }
 
