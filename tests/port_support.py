@@ -155,3 +155,23 @@ def entries(net: Net) -> list[dict[str, object]]:
             reply += chunk
     found: list[dict[str, object]] = json.loads(reply)["entries"]
     return found
+
+
+def talk(s: socket.socket) -> None:
+    """The connection is alive in both directions."""
+    s.sendall(b"are you there?\n")
+    reply = b""
+    while not reply.endswith(b"are you there?\n"):
+        chunk = s.recv(4096)
+        assert chunk
+        reply += chunk
+
+
+def works_again(port: int) -> None:
+    def attempt() -> bool:
+        try:
+            return bool(ask("127.0.0.1", port))
+        except (OSError, AssertionError):
+            return False
+
+    wait_for("the port works again", attempt)

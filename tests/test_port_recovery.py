@@ -21,7 +21,9 @@ from port_support import (
     listing,
     processes,
     serve,
+    talk,
     who_udp,
+    works_again,
 )
 from support import Net, is_alive, wait_for
 from support import kill as kill_one
@@ -34,26 +36,6 @@ def kill(*pids: int) -> None:
             kill_one(pid)
         except ProcessLookupError:
             continue
-
-
-def talk(s: socket.socket) -> None:
-    """The connection is alive in both directions."""
-    s.sendall(b"are you there?\n")
-    reply = b""
-    while not reply.endswith(b"are you there?\n"):
-        chunk = s.recv(4096)
-        assert chunk
-        reply += chunk
-
-
-def works_again(port: int) -> None:
-    def attempt() -> bool:
-        try:
-            return bool(ask("127.0.0.1", port))
-        except (OSError, AssertionError):
-            return False
-
-    wait_for("the port works again", attempt)
 
 
 @pytest.mark.parametrize("which", ["forwarder", "a worker", "the helper", "all"])

@@ -15,7 +15,8 @@ has an owner goes when the owner does (rootlessnet.ports.owners).
       Gate (gate.py)             which ports listen
     Running (running.py)         what it knows of the instance
 
-Here is the program, and the loop in which all of these wait.
+Here is the program, and the loop in which all of these wait. An exception that nobody foresaw is
+told, and ends nothing but what it was about.
 """
 
 from __future__ import annotations
@@ -31,18 +32,22 @@ from rootlessnet.instance import lease, paths, portkeeper, state
 from rootlessnet.instance.logfile import say
 from rootlessnet.kernel import inotify, libc
 from rootlessnet.kernel.namespaces import Pins
+from rootlessnet.kernel.trace import trace
+from rootlessnet.ports.bugs import Bugs
 from rootlessnet.ports.requests import Requests
 from rootlessnet.ports.running import Running
 from rootlessnet.ports.table import Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rootlessnet.instance.paths import Instance
     from rootlessnet.ports.processes import Watched
 
 _IDLE_SECONDS = 2.0
+_PAUSE = 0.05
+"""After an exception that nobody foresaw: it may come again at once."""
 
 
 def main(directory: str) -> None:
@@ -83,7 +88,8 @@ class Forwarder:
         self._files = inotify.Watcher()
         self._directory = self._files.add(instance.directory, inotify.IN_MOVED_TO | inotify.IN_OPEN)
         self._table = Table(instance, self._running, pins, self._files)
-        self._requests = Requests(instance, self._running, self._table)
+        self._bugs = Bugs()
+        self._requests = Requests(instance, self._running, self._table, self._bugs)
         self._unneeded_since = time.monotonic()
         self._stop = False
         self._table.recover()
@@ -116,11 +122,18 @@ class Forwarder:
             poll.register(fd, events)
             actions[fd] = action
         for fd, _ in poll.poll(self._timeout()):
-            actions[fd]()
-        self._table.tick()
+            self._do(actions[fd])
+        self._do(self._table.tick)
         if self._running.due and time.monotonic() >= self._running.due:
-            self._instance_changed()
-        self._requests.tick()
+            self._do(self._instance_changed)
+        self._do(self._requests.tick)
+
+    def _do(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception:
+            self._bugs.tell()
+            time.sleep(_PAUSE)
 
     def _watched(self) -> Iterator[Watched]:
         yield self._wake, select.POLLIN, lambda: None
@@ -150,6 +163,7 @@ class Forwarder:
         self._stop = True
 
     def _files_changed(self) -> None:
+        trace("forwarder:files")
         for number, mask, name in self._files.read():
             if number != self._directory:
                 self._table.file_changed(number)

@@ -12,6 +12,10 @@ What the forwarder tells it, as JSON with descriptors:
     close      a publication is no more; connections go on
     pool       another helper makes the sockets inside
 
+An exception that nobody foresaw ends the connection or the flow that it was about, and no other.
+One that is about the worker itself ends its work: another worker takes its place, as if the
+forwarder were gone.
+
 When the forwarder is gone a worker closes all listeners at once, so that the next forwarder can
 have the ports, and goes on with what is open until that has ended, or the instance has.
 """
@@ -19,7 +23,6 @@ have the ports, and goes on with what is open until that has ended, or the insta
 from __future__ import annotations
 
 import _socket
-import errno
 import heapq
 import os
 import resource
@@ -27,8 +30,11 @@ import select
 import time
 
 from rootlessnet.instance.logfile import say
+from rootlessnet.kernel.trace import trace
 from rootlessnet.ports import burst, tcp, udp
 from rootlessnet.ports import pool as pools
+from rootlessnet.ports.acceptor import Acceptor
+from rootlessnet.ports.bugs import Bugs
 from rootlessnet.ports.target import Target, from_dict
 
 TYPE_CHECKING = False
@@ -41,80 +47,12 @@ _MANY_DESCRIPTORS = 4096
 _RESERVE = 320
 """Descriptors for all that is no connection: pools, channels, a few on their way."""
 _PAUSE = 0.05
-_UNBALANCED = 8
 _MAX_MESSAGE = 65536
 MOST_DESCRIPTORS = 100
 MOST_LISTENERS = 1 << 17
 """Whose open connections are counted: numbers are not used again."""
 
 _IN = select.EPOLLIN
-_LISTEN = select.EPOLLIN | select.EPOLLEXCLUSIVE
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-
-class Listener:
-    """A listening socket; watched while it really listens."""
-
-    __slots__ = ("loop", "number", "port", "sock", "target", "wanted", "watched")
-
-    def __init__(
-        self, loop: Loop, number: int, sock: _socket.socket, target: Target, port: int
-    ) -> None:
-        self.loop = loop
-        self.number = number
-        self.sock = sock
-        self.target = target
-        self.port = port
-        self.wanted = self.watched = False
-
-    def watch(self, wanted: bool) -> None:
-        """Accept, or do not for now."""
-        self.wanted = wanted
-        self._register(wanted and not self.loop.full)
-
-    def pause(self) -> None:
-        self._register(False)
-
-    def go_on(self) -> None:
-        self._register(self.wanted)
-
-    def _register(self, watched: bool) -> None:
-        if watched and not self.watched:
-            self.loop.watch(self.sock.fileno(), _LISTEN, self.ready)
-        elif self.watched and not watched:
-            self.loop.forget(self.sock.fileno(), unregister=True)
-        self.watched = watched
-
-    def ready(self, mask: int) -> None:
-        loop = self.loop
-        if mask & ~_IN:
-            # It does not listen any more; the forwarder will tell when it does.
-            self.watch(False)
-            return
-        try:
-            fd, address = self.sock._accept()  # type: ignore[attr-defined]
-        except BlockingIOError:
-            return  # another worker has it
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                loop.pause()
-            return  # ECONNABORTED and the like are about one connection
-        client = _socket.socket(self.sock.family, _socket.SOCK_STREAM, 0, fd)
-        client.setblocking(False)
-        if loop.others:
-            least = min(loop.others, key=loop.load)
-            load = loop.load(least)
-            if (
-                loop.counts[loop.number] >= load + _UNBALANCED
-                and load < loop.most
-                and loop.hand_over(least, self.number, client, address)
-            ):
-                return
-        loop.accepted(self, client, address)
-
-    def close(self) -> None:
-        self.watch(False)
-        self.sock.close()
 
 
 class Loop:
@@ -145,10 +83,11 @@ class Loop:
         self._has_pool = False
         self._bursts: burst.Bursts | None = None
         self._draining = False
+        self.bugs = Bugs()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_number = 0
-        self._listeners: dict[int, Listener] = {}
-        self._publications: dict[int, tuple[Target, list[Listener | udp.Port]]] = {}
+        self._listeners: dict[int, Acceptor] = {}
+        self._publications: dict[int, tuple[Target, list[Acceptor | udp.Port]]] = {}
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = limit
         reserve = _RESERVE if limit < _MANY_DESCRIPTORS else 4 * _RESERVE
@@ -196,16 +135,43 @@ class Loop:
             for fd, mask in events:
                 ready = table.get(fd)
                 if ready is not None:
-                    ready(mask)
+                    try:
+                        ready(mask)
+                    except Exception:
+                        self._end_failed(ready)
             while timers and timers[0][0] <= self.now:
-                heapq.heappop(timers)[2]()
+                action = heapq.heappop(timers)[2]
+                try:
+                    action()
+                except Exception:
+                    self._end_failed(action)
             if self._draining and not self.counts[self.number]:
                 os._exit(0)
+
+    def _end_failed(self, action: Callable[..., None]) -> None:
+        """Tell of an exception that nobody foresaw, and end what the action was for."""
+        self.bugs.tell()
+        owner = getattr(getattr(action, "func", action), "__self__", self)
+        try:
+            owner.failed()
+        except Exception:
+            self.bugs.tell()
+
+    def failed(self) -> None:
+        """What this worker knows of rules or of other workers may be wrong: another has to take its
+        place, and what is open goes on until it ends."""
+        if not self._draining:
+            say("a port worker takes no more connections")
+            # The memory is the other's from now on.
+            self.counts = memoryview(bytearray(self.counts)).cast("I")
+            self.open = memoryview(bytearray(self.open)).cast("I")
+            self.forget(self._handed.fileno(), unregister=True)
+            self._drain()
 
     # -- connections -------------------------------------------------------------------------------
 
     def accepted(
-        self, listener: Listener, client: _socket.socket, address: tuple[str, int]
+        self, listener: Acceptor, client: _socket.socket, address: tuple[str, int]
     ) -> None:
         count = self.counts[self.number] + 1
         self.counts[self.number] = count
@@ -213,7 +179,13 @@ class Loop:
             self._close_doors()
         if listener.number < MOST_LISTENERS:
             self.open[listener.number] += 1
-        tcp.Opening(self, client, address, listener.target, listener.port, listener.number).begin()
+        opening = tcp.Opening(
+            self, client, address, listener.target, listener.port, listener.number
+        )
+        try:
+            opening.begin()
+        except Exception:
+            self._end_failed(opening.begin)
 
     def connection_ended(self, listener: int) -> None:
         if listener < MOST_LISTENERS:
@@ -335,15 +307,17 @@ class Loop:
             return
         import json
 
+        trace("worker:told")
         order = json.loads(data)
         action = getattr(self, f"_do_{order['do']}")
         action(order, fds)
 
     def _drain(self) -> None:
+        self._draining = True
         self.forget(self._channel.fileno(), unregister=True)
+        self._channel.close()
         for publication in list(self._publications):
             self._do_close({"publication": publication}, [])
-        self._draining = True
 
     def _do_pool(self, order: dict[str, Any], fds: list[int]) -> None:
         if self._has_pool:
@@ -374,7 +348,7 @@ class Loop:
             if kind == _socket.SOCK_DGRAM:
                 members.append(udp.Port(self, sock, target, port))
             else:
-                listener = Listener(self, number, sock, target, port)
+                listener = Acceptor(self, number, sock, target, port)
                 self._listeners[number] = listener
                 members.append(listener)
 
@@ -398,7 +372,7 @@ class Loop:
     def _do_close(self, order: dict[str, Any], fds: list[int]) -> None:
         _, members = self._publications.pop(order["publication"], (None, []))
         for member in members:
-            if isinstance(member, Listener):
+            if isinstance(member, Acceptor):
                 self._listeners.pop(member.number, None)
             member.close()
 

@@ -3,8 +3,9 @@
     workers     accept, connect inside, copy (rootlessnet.ports.loop); one for each processor
     helper      makes the sockets inside (rootlessnet.ports.pool)
 
-They are forked when there is something to copy, and again when one ends. What all workers share is
-made once: pipes by which they hand connections to one another, and memory in which they count.
+They are forked when there is something to copy, and again when one ends, or hangs up: such a worker
+goes on with the connections that it has, and does nothing more. What all workers share is made
+once: pipes by which they hand connections to one another, and memory in which they count.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 import select
+import time
 from functools import partial
 
 from rootlessnet.instance import portkeeper, state
@@ -34,7 +36,13 @@ if TYPE_CHECKING:
 
 _MOST_WORKERS = 4
 _SECONDS = 10.0
-_MOST_NUMBERS = 4000
+_QUICK = 1.0
+_PAUSE = 0.25
+"""Between two starts, where another was within a second."""
+_FAILED_PAUSE = 2.0
+_NOBODY = 1 << 31
+"""As the number of connections of a worker that is not there: it is handed no more."""
+_MOST_NUMBERS = 3000
 """Listeners in one message."""
 
 
@@ -73,18 +81,17 @@ class _Child:
 
 
 class Processes:
-    """ended is called when one has ended, which `start` replaces; heard with what a worker says."""
+    """heard is called with what a worker says. due is when to `start` those that have ended, by the
+    monotonic clock; 0 while none has."""
 
     def __init__(
         self,
         instance: Instance,
         pins: Pins,
-        ended: Callable[[], None],
         heard: Callable[[list[Any]], None],
     ) -> None:
         self._instance = instance
         self._pins = pins
-        self._ended = ended
         self._heard = heard
         self._number = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
         self._size = self._number + 2 * self._number * self._number
@@ -92,25 +99,41 @@ class Processes:
         self._open = [_table() for _ in range(self._number)]
         self._links = [_pair() for _ in range(self._number)]
         self._workers: dict[int, _Child] = {}
+        self._fresh: set[int] = set()
+        self._leaving: list[_Child] = []
         self._helper: _Child | None = None
+        self.due = 0.0
+        self._started = self._earliest = -_QUICK
 
     # -- their lives -------------------------------------------------------------------------------
 
     def start(self) -> tuple[list[int], bool]:
         """Start those that are missing; the numbers of the workers that are new and have to be told
-        all, and whether the helper is another one."""
+        all, and whether the helper is another one. Raises OSError."""
         missing = [number for number in range(self._number) if number not in self._workers]
+        self.due = 0.0
+        if self._helper and not missing:
+            return [], False
+        now = time.monotonic()
+        if now < self._earliest:
+            self.due = self._earliest
+            return [], False
+        # Until all is done it is to be tried again.
+        self.due = now + _FAILED_PAUSE
+        self._earliest = now if now - self._started > _QUICK else now + _PAUSE
+        self._started = now
         for number in missing:
             self._workers[number] = self._start_worker(number)
-        if self._helper and missing:
+            self._fresh.add(number)
+        if self._helper:
             # It serves the channels that it was started with.
             self._helper.kill()
             self._helper.reap()
             self._helper = None
-        if self._helper:
-            return missing, False
         self._helper = self._start_helper()
-        return missing, True
+        self.due = 0.0
+        fresh, self._fresh = sorted(self._fresh), set()
+        return fresh, True
 
     def _start_worker(self, number: int) -> _Child:
         ours, theirs = _pair()
@@ -161,7 +184,9 @@ class Processes:
             yield self._helper.pidfd, select.POLLIN, partial(self._helper_ended, self._helper)
         for number, worker in self._workers.items():
             yield worker.pidfd, select.POLLIN, partial(self._worker_ended, number, worker)
-            yield worker.channel.fileno(), select.POLLIN, partial(self._hear, worker)
+            yield worker.channel.fileno(), select.POLLIN, partial(self._hear, number, worker)
+        for worker in self._leaving:
+            yield worker.pidfd, select.POLLIN, partial(self._left_ended, worker)
 
     def _helper_ended(self, helper: _Child) -> None:
         if self._helper is not helper:
@@ -169,19 +194,28 @@ class Processes:
         say("the helper that makes sockets inside has ended")
         helper.reap()
         self._helper = None
-        self._ended()
+        self.due = time.monotonic()
 
     def _worker_ended(self, number: int, worker: _Child) -> None:
         if self._workers.get(number) is not worker:
             return
         status = worker.reap()
         say(f"a port worker has ended (status {status})")
+        self._replace(number)
+
+    def _replace(self, number: int) -> None:
         del self._workers[number]
-        self._counts[number] = 0
-        self._ended()
+        self._counts[number] = _NOBODY
+        self.due = time.monotonic()
+
+    def _left_ended(self, worker: _Child) -> None:
+        status = worker.reap()
+        if status:
+            say(f"a port worker has ended (status {status})")
+        self._leaving.remove(worker)
 
     def end(self) -> None:
-        """End all of them at once; connections are cut."""
+        """End all of them at once; connections are cut. Those that are leaving do so."""
         for child in (*self._workers.values(), self._helper):
             if child:
                 child.kill()
@@ -253,19 +287,24 @@ class Processes:
 
     # -- what is heard -----------------------------------------------------------------------------
 
-    def _hear(self, worker: _Child) -> None:
+    def _hear(self, number: int, worker: _Child) -> None:
         import json
 
+        if self._workers.get(number) is not worker:
+            return  # it has ended since poll told of it
         try:
             data = worker.channel.recv(65536)
         except OSError:
-            return
+            data = b""
         if data:
             self._heard(json.loads(data))
+        else:
+            self._leaving.append(worker)
+            self._replace(number)
 
     def is_busy(self) -> bool:
         """Whether connections are open."""
-        return any(self._counts[: self._number])
+        return any(self._counts[number] for number in self._workers)
 
     def connections(self, publication: Publication) -> list[int] | None:
         """How many are open of each of its ports, where that is known: by TCP."""

@@ -15,9 +15,11 @@ from __future__ import annotations
 import os
 import select
 import time
+from functools import partial
 
 from rootlessnet.errors import Error, hint, reason
 from rootlessnet.instance.logfile import say
+from rootlessnet.kernel.trace import trace
 from rootlessnet.ports import control, files, rules
 from rootlessnet.ports.target import PRESERVE, SNAT, from_dict
 
@@ -28,17 +30,21 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootlessnet.instance.paths import Instance
+    from rootlessnet.ports.bugs import Bugs
     from rootlessnet.ports.processes import Watched
+    from rootlessnet.ports.rules import Rule
     from rootlessnet.ports.running import Running
     from rootlessnet.ports.table import Table
+    from rootlessnet.ports.target import Target
 
 
 class Requests:
     """The socket, and who is connected to it. `watched` is to be polled; when `due` has come, by
     the monotonic clock, `tick` is to be called."""
 
-    def __init__(self, instance: Instance, running: Running, table: Table) -> None:
+    def __init__(self, instance: Instance, running: Running, table: Table, bugs: Bugs) -> None:
         """Raises OSError."""
+        self._bugs = bugs
         self._path = files.path(instance, files.SOCKET)
         self._running = running
         self._table = table
@@ -93,30 +99,35 @@ class Requests:
     def _answer(self, request: Any, peer: control.Peer) -> dict[str, Any]:
         """Do what a client asks. What is wrong with it is in the answer."""
         try:
-            if not isinstance(request, dict):
-                raise ValueError("not a request")
-            return self._do(request, peer)
+            action = self._understand(request, peer)
+        except Error as error:
+            return {"error": reason(error), "hint": hint(error)}
+        except (ValueError, KeyError, TypeError) as error:
+            return {"error": f"ask the port forwarder: {error}", "hint": ""}
+        try:
+            trace("requests:understood")
+            return action()
         except Error as error:
             return {"error": reason(error), "hint": hint(error)}
         except OSError as error:
             return {"error": f"change published ports: {reason(error)}", "hint": ""}
-        except (ValueError, KeyError, TypeError) as error:
-            return {"error": f"ask the port forwarder: {error}", "hint": ""}
+        except Exception as error:
+            self._bugs.tell()
+            return {
+                "error": f"change published ports: {type(error).__name__}: {error}",
+                "hint": "this is a mistake of the program: rootlessnet logs shows where",
+            }
 
-    def _do(self, request: dict[str, Any], peer: control.Peer) -> dict[str, Any]:
+    def _understand(self, request: Any, peer: control.Peer) -> Callable[[], dict[str, Any]]:
+        """What is to be done. Raises ValueError, KeyError or TypeError when it makes no sense, and
+        Error when it is not allowed."""
+        if not isinstance(request, dict):
+            raise ValueError("not a request")
         what = request.get("do")
         if what == "list":
-            return {
-                "rules": [
-                    {"owner": owner, "rule": rule.as_list(), "target": name}
-                    for owner, rule, name in self._table
-                ]
-            }
+            return self._list
         if what == "connections":
-            return {
-                "connections": [[rule.as_list(), n] for rule, n in self._table.connections()],
-                "lost": [[rule.as_list(), why] for rule, why in self._table.lost()],
-            }
+            return self._connections
         if what not in ("add", "remove", "retarget"):
             raise ValueError(f"unknown request {what!r}")
         owner = request["owner"]
@@ -131,25 +142,44 @@ class Requests:
                 "change published ports: from inside the instance this is not allowed",
                 hint="do it outside, or start the instance with -o allow_ports_from_inside=true",
             )
-        if what == "add":
-            return self._add(owner, request)
+        if what == "retarget":
+            return partial(self._retarget, owner, from_dict(request["target"]))
+        asked = request["rules"] if what == "add" else request.get("rules")
+        which = None if asked is None else [rules.from_list(one) for one in asked]
         if what == "remove":
-            which = request.get("rules")
-            chosen = None if which is None else [rules.from_list(one) for one in which]
-            return {"removed": self._table.remove(owner, chosen)}
-        count, warnings = self._table.retarget(owner, from_dict(request["target"]))
-        return {"retargeted": count, "warnings": warnings}
-
-    def _add(self, owner: str, request: dict[str, Any]) -> dict[str, Any]:
-        asked = _spread([rules.from_list(one) for one in request["rules"]])
-        target = request.get("target")
+            return partial(self._remove, owner, which)
+        target, source_ip = request.get("target"), request.get("source_ip") or ""
         if target is not None:
             from_dict(target)
-        source_ip = request.get("source_ip") or ""
         if source_ip not in ("", PRESERVE, SNAT):
             raise ValueError(f"unknown source_ip {source_ip!r}")
+        return partial(self._add, owner, _spread(which or []), target, source_ip)
+
+    def _list(self) -> dict[str, Any]:
+        found = [
+            {"owner": owner, "rule": rule.as_list(), "target": name}
+            for owner, rule, name in self._table
+        ]
+        return {"rules": found}
+
+    def _connections(self) -> dict[str, Any]:
+        return {
+            "connections": [[rule.as_list(), counts] for rule, counts in self._table.connections()],
+            "lost": [[rule.as_list(), why] for rule, why in self._table.lost()],
+        }
+
+    def _add(
+        self, owner: str, asked: list[Rule], target: dict[str, Any] | None, source_ip: str
+    ) -> dict[str, Any]:
         made, warnings = self._table.add(owner, asked, target, source_ip)
         return {"rules": [rule.as_list() for rule in made], "warnings": warnings}
+
+    def _remove(self, owner: str, which: list[Rule] | None) -> dict[str, Any]:
+        return {"removed": self._table.remove(owner, which)}
+
+    def _retarget(self, owner: str, target: Target) -> dict[str, Any]:
+        count, warnings = self._table.retarget(owner, target)
+        return {"retargeted": count, "warnings": warnings}
 
 
 class _Client:
@@ -184,6 +214,9 @@ class _Client:
             pass
         except OSError:
             self.done = True
+        except BaseException:
+            self.done = True
+            raise
 
     def _read(self) -> None:
         import json
@@ -221,7 +254,7 @@ class _Client:
         self._connection.close()
 
 
-def _spread(asked: list[rules.Rule]) -> list[rules.Rule]:
+def _spread(asked: list[Rule]) -> list[Rule]:
     """A range whose host ports are free to choose is a rule for each port."""
     found = []
     for rule in asked:

@@ -53,7 +53,7 @@ class Table:
         self._retry_at = 0.0
         self._owners = Owners(instance, watcher, self._owner_ended)
         self._sources = Sources(pins)
-        self._processes = Processes(instance, pins, self._process_ended, self._heard)
+        self._processes = Processes(instance, pins, self._heard)
         self._gate = Gate(self._processes.diag, self._processes.gate)
         self._slirp = slirp.Api(instance) if running.port_handler == "slirp4netns" else None
 
@@ -122,8 +122,13 @@ class Table:
             for publication in made:
                 self._unmake(publication)
             raise
-        warnings = self._put_in_force(made)
-        trace("ports:forwarding")
+        try:
+            warnings = self._put_in_force(made)
+            trace("ports:forwarding")
+        except BaseException:
+            self._withdraw(made)
+            self._record_or_say()
+            raise
         warnings += machine.announce(made)
         return [publication.rule for publication in made], warnings
 
@@ -141,17 +146,7 @@ class Table:
         ]
         count = len(gone) + len(self._pending) - len(kept)
         self._pending = kept
-        for publication in gone:
-            del self._publications[publication.number]
-            self._processes.withdraw(publication)
-            # A worker has the socket too, for a moment; it is not to accept anybody.
-            for index in range(publication.rule.count):
-                try:
-                    publication.set_open(index, False)
-                except OSError:
-                    pass
-            machine.withdraw([publication])
-            self._unmake(publication)
+        self._withdraw(gone)
         if which is None:
             self._owners.forget(owner)
         if count:
@@ -270,6 +265,20 @@ class Table:
         self._gate.update(self._publications.values())
         return list(dict.fromkeys(warnings))
 
+    def _withdraw(self, gone: list[Publication]) -> None:
+        """Undo `_put_in_force` and `_make`."""
+        for publication in gone:
+            self._publications.pop(publication.number, None)
+            self._processes.withdraw(publication)
+            # A worker has the socket too, for a moment; it is not to accept anybody.
+            for index in range(publication.rule.count):
+                try:
+                    publication.set_open(index, False)
+                except OSError:
+                    pass
+            machine.withdraw([publication])
+            self._unmake(publication)
+
     def _open_if_ungated(self, publication: Publication) -> None:
         """Let it listen for good, where nobody knows who listens inside."""
         if publication.rule.proto == "tcp" and not publication.is_gated:
@@ -299,11 +308,14 @@ class Table:
     @property
     def due(self) -> float:
         """When to call `tick`; 0 for never."""
-        return min((when for when in (self._gate.due, self._retry_at) if when), default=0.0)
+        moments = (self._processes.due, self._gate.due, self._retry_at)
+        return min((when for when in moments if when), default=0.0)
 
     def tick(self) -> None:
         """Do what is due."""
         now = time.monotonic()
+        if self._processes.due and now >= self._processes.due:
+            self._replace_processes()
         if self._gate.due and now >= self._gate.due:
             self._gate.tick()
         if self._retry_at and now >= self._retry_at:
@@ -356,18 +368,22 @@ class Table:
             if not self._owners.lives(owner):
                 self.remove(owner, None)
 
-    def _start_processes(self) -> None:
-        """What copies, once there is something to copy."""
+    def _start_processes(self) -> bool:
+        """What copies, once there is something to copy; whether there are others now."""
         workers, helper = self._processes.start()
         if helper:
             self._gate.forget()
         for number in workers:
             for publication in self._publications.values():
                 self._processes.publish(publication, number)
+        return helper
 
-    def _process_ended(self) -> None:
-        self._start_processes()
-        self._gate.update(self._publications.values())
+    def _replace_processes(self) -> None:
+        try:
+            if self._start_processes():
+                self._gate.update(self._publications.values())
+        except OSError as error:
+            say(f"start the processes that forward: {reason(error)}")
 
     def _heard(self, message: list[Any]) -> None:
         what, number, *rest = message

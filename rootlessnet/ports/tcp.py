@@ -16,6 +16,7 @@ import select
 import struct
 from functools import partial
 
+from rootlessnet.kernel.trace import trace
 from rootlessnet.ports.clients import kind_of
 from rootlessnet.ports.inside import no_congestion, stay_on_loopback
 from rootlessnet.ports.target import is_loopback, unmapped
@@ -179,6 +180,7 @@ class Half:
 
     def finish(self) -> None:
         """The other end has said all: so have we, once it is sent."""
+        trace("tcp:finish")
         if self.pending is not None:
             return
         if self.other.broken:
@@ -230,6 +232,11 @@ class Half:
         reset(self.other.sock)
         self._close()
 
+    def failed(self) -> None:
+        """Something went wrong that nobody foresaw."""
+        if self.fd >= 0:
+            self.abort()
+
     def _close(self) -> None:
         loop, other = self.loop, self.other
         for half in (self, other):
@@ -256,8 +263,12 @@ def join(loop: Loop, client: _socket.socket, server: _socket.socket, listener: i
     """Copy between the two from now on."""
     one, two = Half(loop, client, listener), Half(loop, server, listener)
     one.other, two.other = two, one
-    loop.watch(one.fd, _IN, one.ready)
-    loop.watch(two.fd, _IN, two.ready)
+    try:
+        loop.watch(one.fd, _IN, one.ready)
+        loop.watch(two.fd, _IN, two.ready)
+    except BaseException:
+        one.abort()
+        raise
 
 
 class Opening:
@@ -303,6 +314,7 @@ class Opening:
 
     def begin(self) -> None:
         """Try the next way; the client is reset when there is none left."""
+        trace("tcp:begin")
         while self.ways:
             version, host, keep = self.ways.pop(0)
             self.unkept = "" if keep else kind_of(self.address[0], version, self.target)
@@ -329,9 +341,22 @@ class Opening:
                 self.loop.later(_SNAT_AFTER, partial(self._unanswered, sock, version, host))
             self.loop.later(_CONNECT_SECONDS, partial(self._give_up, sock))
             return
+        self._end()
+
+    def _end(self) -> None:
         reset(self.client)
         self.client.close()
         self.loop.connection_ended(self.listener)
+
+    def failed(self) -> None:
+        """Something went wrong that nobody foresaw."""
+        self._drop_plain()
+        if self.sock is not None:
+            self.loop.forget(self.sock.fileno(), unregister=True)
+            self.sock.close()
+            self.sock = None
+        if self.client.fileno() >= 0:
+            self._end()
 
     def _joined(self, sock: _socket.socket) -> None:
         self.sock = None

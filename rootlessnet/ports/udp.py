@@ -22,6 +22,7 @@ import select
 import struct
 import time
 
+from rootlessnet.kernel.trace import trace
 from rootlessnet.ports import burst
 from rootlessnet.ports.clients import kind_of
 from rootlessnet.ports.target import is_loopback, unmapped
@@ -197,6 +198,11 @@ class Flow:
             # The receiver's queue is short, and it may wait for this very processor.
             os.sched_yield()
 
+    def failed(self) -> None:
+        """Something went wrong that nobody foresaw."""
+        if self.port.flows.get(self.key) is self:
+            self.port.drop(self)
+
     def close(self) -> None:
         loop = self.port.loop
         loop.forget(self.inside.fileno())
@@ -222,7 +228,7 @@ class Port:
         loop.watch(sock.fileno(), _IN, self.ready)
 
     def ready(self, mask: int) -> None:
-        loop = self.loop
+        loop, client = self.loop, None
         try:
             for _ in range(_AT_ONCE):
                 count, ancillary, _, client = self.sock.recvmsg_into([loop.buffer], 256)
@@ -246,6 +252,13 @@ class Port:
             pass
         except OSError:
             pass  # an error of an earlier answer
+        except Exception:
+            if client in self.flows:
+                self.flows[client].failed()
+            raise
+
+    def failed(self) -> None:
+        """A datagram is lost, with the flow that it belongs to; the others go on."""
 
     def open(
         self,
@@ -278,6 +291,7 @@ class Port:
                 flow.unkept = kind
             elif kind:
                 self.loop.unkept(self.target, kind)
+            trace("udp:open")
             self.loop.watch(sock.fileno(), _IN, flow.from_server)
             if not self.sweeping:
                 self.sweeping = True
@@ -307,6 +321,7 @@ class Port:
 
     def settle(self, flow: Flow) -> None:
         """Give a flow that goes on a socket of its own at the host."""
+        trace("udp:settle")
         if self.loop.is_short_of_descriptors():
             return
         family = self.sock.family
