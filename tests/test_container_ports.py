@@ -28,6 +28,7 @@ from port_support import (
     who,
     who_far,
     who_udp,
+    works_again,
 )
 from port_support import (
     serve as serve_instance,
@@ -197,7 +198,7 @@ def test_slirp4netns_leads_to_the_instance_and_the_forwarder_to_containers(lab: 
 
     def all_work() -> None:
         for number in (own, later):
-            wait_for(f"{number} works", lambda number=number: answered(number))
+            works_again(number)
         assert ask("127.0.0.1", own).split()[2] == "10.0.2.100"
         for host in (MACHINE, MACHINE6):
             seen, client = who(host, port)
@@ -205,12 +206,6 @@ def test_slirp4netns_leads_to_the_instance_and_the_forwarder_to_containers(lab: 
         assert {entry["host_port"] for entry in entries(lab)} == {own, udp, later}
         targets = {each["host_port"]: each["target"] for each in listing(lab)}
         assert [targets[one] for one in (own, udp, later, port)] == ["10.0.2.100"] * 3 + ["web"]
-
-    def answered(number: int) -> bool:
-        try:
-            return bool(ask("127.0.0.1", number))
-        except (OSError, AssertionError):
-            return False
 
     all_work()
     # Each knows of the other's.
@@ -222,7 +217,7 @@ def test_slirp4netns_leads_to_the_instance_and_the_forwarder_to_containers(lab: 
     before = entries(lab)
     with connect(MACHINE, port) as open_one, connect(MACHINE, own) as other:
         kill(processes(lab)[0])
-        wait_for("it is back", lambda: not is_refused(MACHINE, port))
+        works_again(port)
         all_work()
         assert entries(lab) == before
         other.sendall(b"x")

@@ -31,6 +31,7 @@ from port_support import (
     serve,
     who,
     who_udp,
+    works_again,
 )
 from support import PROGRAM, Net, kill, wait_for
 
@@ -215,7 +216,7 @@ def test_nothing_is_filtered_that_need_not_be(net: Net, tmp_path: Path) -> None:
             assert seen == own
         # The next forwarder has to know what its rules need, and leaves the rest.
         kill(processes(net)[0])
-        wait_for("it is back", lambda: not is_refused(MACHINE, behind))
+        works_again(behind)
         seen, own = who(MACHINE, behind)
         assert seen == own
         assert chains(net) == {"prerouting", "output"}

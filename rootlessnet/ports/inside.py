@@ -137,8 +137,12 @@ def _nft(script: str) -> None:
     pid = spawn.start([program, "-f", "-"], descriptors={0: read, 1: out_write, 2: out_write})
     os.close(read)
     os.close(out_write)
-    os.write(write, script.encode())
-    os.close(write)
+    try:
+        os.write(write, script.encode())
+    except BrokenPipeError:
+        pass  # it has ended, and said why
+    finally:
+        os.close(write)
     with os.fdopen(out_read, "rb") as file:
         said = file.read(4096).decode(errors="replace")
     if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:

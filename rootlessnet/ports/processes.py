@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 _MOST_WORKERS = 4
 _SECONDS = 10.0
-_QUICK = 1.0
-_PAUSE = 0.25
-"""Between two starts, where another was within a second."""
+_BACK_OFF = (0.0, 0.1, 0.5, 1.0, 5.0, 30.0)
+"""Seconds after each start before there is another."""
+_STABLE_SECONDS = 10.0
 _FAILED_PAUSE = 2.0
 _NOBODY = 1 << 31
 """As the number of connections of a worker that is not there: it is handed no more."""
@@ -56,12 +56,14 @@ class _Child:
         channel.settimeout(_SECONDS)
 
     def tell(self, order: dict[str, Any], fds: list[int]) -> None:
-        """One that is gone, or stuck, is ended."""
+        """One that is stuck is ended."""
         import json
         import socket
 
         try:
             socket.send_fds(self.channel, [json.dumps(order).encode()], fds)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has ended or hung up, as poll tells in a moment
         except OSError as error:
             say(f"a port worker does not answer: {error.strerror or error}")
             self.kill()
@@ -103,7 +105,8 @@ class Processes:
         self._leaving: list[_Child] = []
         self._helper: _Child | None = None
         self.due = 0.0
-        self._started = self._earliest = -_QUICK
+        self._started = self._earliest = 0.0
+        self._attempt = 0
 
     # -- their lives -------------------------------------------------------------------------------
 
@@ -120,7 +123,10 @@ class Processes:
             return [], False
         # Until all is done it is to be tried again.
         self.due = now + _FAILED_PAUSE
-        self._earliest = now if now - self._started > _QUICK else now + _PAUSE
+        if now - self._started > _STABLE_SECONDS:
+            self._attempt = 0
+        self._earliest = now + _BACK_OFF[min(self._attempt, len(_BACK_OFF) - 1)]
+        self._attempt += 1
         self._started = now
         for number in missing:
             self._workers[number] = self._start_worker(number)
