@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 from pathlib import Path
@@ -15,6 +16,9 @@ from rootlessnet.instance import paths
 
 SERVER = ["/usr/bin/python3", "-I", str(Path(__file__).with_name("port_server.py"))]
 MACHINE, MACHINE6 = "203.0.113.2", "2001:db8::2"
+INTERNET, INTERNET6 = "203.0.113.1", "2001:db8::1"
+HERE = ("127.0.0.1", "::1", MACHINE, MACHINE6)
+"""Where a client of this machine finds a published port."""
 
 
 def instance(net: Net) -> paths.Instance:
@@ -74,6 +78,18 @@ def who_udp(host: str, port: int, count: int = 1) -> tuple[str, str]:
             assert seen[2] == f"datagram{number}"
         own = s.getsockname()
         return f"{seen[0]} {seen[1]}", f"{own[0]} {own[1]}"
+
+
+def who_far(proto: str, host: str, port: int) -> tuple[str, str]:
+    """The same of a client on another machine."""
+    number = random.randrange(20000, 30000)
+    there = f"[{host}]" if ":" in host else host
+    url = f"http://{INTERNET}/{proto}?to={there}:{port}&say=x&from={number}"
+    command = ["curl", "--silent", "--show-error", "--fail", "--globoff", "--max-time", "6", url]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    seen = done.stdout.split()
+    assert seen[-1] == "x"
+    return f"{seen[0]} {seen[1]}", f"{INTERNET6 if ':' in host else INTERNET} {number}"
 
 
 def connect(host: str, port: int, seconds: float = 10) -> socket.socket:

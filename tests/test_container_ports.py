@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from container_support import BACKENDS, OUTSIDE, Lab, holder_of_a_namespace, lab_of
+from container_support import BACKENDS, Lab, holder_of_a_namespace, lab_of
 from port_support import (
+    HERE,
     MACHINE,
     MACHINE6,
     SERVER,
@@ -25,6 +26,7 @@ from port_support import (
     listing,
     processes,
     who,
+    who_far,
     who_udp,
     works_again,
 )
@@ -64,13 +66,6 @@ def publish(lab: Lab, id: str, *options: str, rule: str = "{}:80") -> int:
     return port
 
 
-def far(what: str) -> str:
-    """What the other machine gets when it asks us."""
-    command = ["curl", "--silent", "--show-error", "--max-time", "6", "--globoff",
-               f"http://{OUTSIDE}/{what}"]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
 # -- who is seen -----------------------------------------------------------------------------------
 
 
@@ -90,17 +85,107 @@ def test_the_container_sees_its_client(lab: Lab) -> None:
         assert who(host, port)[0].split()[0] == bridge
         assert who_udp(host, port)[0].split()[0] == bridge
     # The same from another machine.
-    for host, client in ((MACHINE, OUTSIDE), (f"[{MACHINE6}]", "2001:db8::1")):
-        assert far(f"get?url=http://{host}:{port}/").split()[0] == client
-        assert far(f"udp?to={host}:{port}&say=x").split()[::2] == [client, "x"]
-    assert "address is not kept" not in lab.log()
+    for host in (MACHINE, MACHINE6):
+        for proto in ("tcp", "udp"):
+            seen, own = who_far(proto, host, port)
+            assert seen == own
+    assert "the client's address is not kept" not in lab.log()
 
 
+@BOTH
 def test_snat_is_a_matter_of_choice(lab: Lab) -> None:
     lab.run("up", "-o", "source_ip=snat")
-    port = publish(lab, "web")
-    assert who(MACHINE, port)[0].split()[0] == "10.99.0.1"
+    port = free_port()
+    done = lab.run("container", "setup", "web", "--new", "--network", "lab",
+                   "-p", f"{port}:80", "-p", f"{port}:80/udp", "-p", "127.0.0.1::80")  # fmt: skip
+    assert done.stderr == ""
+    serve(lab, "web")
+    for host in HERE:
+        assert who(host, port)[0].split()[0] in addresses(lab)
+        assert who_udp(host, port)[0].split()[0] in addresses(lab)
+    for proto in ("tcp", "udp"):
+        for host in (MACHINE, MACHINE6):
+            assert who_far(proto, host, port)[0].split()[0] in addresses(lab)
+    assert {(each["source_ip"], len(each["source_ip_lost"])) for each in listing(lab)} == {
+        ("snat", 0)
+    }
+    assert "is not kept" not in lab.log()
     lab.run("down")
+
+
+def addresses(lab: Lab) -> list[str]:
+    """Those of the instance, but for loopback's. By IPv6 the bridge's own is the one to be seen,
+    once the kernel has made sure that nobody else has it."""
+    out = lab.inside("ip", "-o", "address", "show", "scope", "global")
+    return [line.split()[3].partition("/")[0] for line in out.splitlines()]
+
+
+LOOPBACK = "loopback addresses do not leave their machine"
+NO_WAY_BACK = "the server has no way back to it"
+
+
+def warning(rule: str, clients: str, why: str) -> str:
+    return (
+        f"warning: {rule}: the address of {clients} is not kept ({why}): they appear with an "
+        f"address of the instance (-o source_ip=snat says that this is wanted)\n"
+    )
+
+
+@BOTH
+def test_a_rule_for_loopback_alone_is_warned_of(lab: Lab) -> None:
+    """Once, and not again at whatever the container goes through."""
+    four, six = free_port(), free_port()
+    done = lab.run("container", "setup", "web", "--new", "--network", "lab",
+                   "-p", f"127.0.0.1:{four}:80", "-p", f"[::1]:{six}:80/udp")  # fmt: skip
+    expected = [
+        warning(f"127.0.0.1:{four}:80/tcp", "clients on loopback", LOOPBACK),
+        warning(f"[::1]:{six}:80/udp", "clients on loopback", LOOPBACK),
+    ]
+    assert done.stderr == "".join(f"rootlessnet: {text}" for text in expected)
+    assert [each["source_ip_lost"] for each in listing(lab)] == [{"loopback": LOOPBACK}] * 2
+    serve(lab, "web")
+    assert lab.run("container", "reload", "web").stderr == ""
+    assert who("127.0.0.1", four)[0].split()[0] in addresses(lab)
+    assert who_udp("::1", six)[0].split()[0] in addresses(lab)
+    for text in expected:
+        assert lab.log().count(text) == 1
+
+
+@BOTH
+def test_a_server_that_listens_by_ipv4_only(lab: Lab) -> None:
+    """In a container that has both: it refuses, and that is heard."""
+    port = free_port()
+    lab.setup("web", "--network", "lab", "-p", f"{port}:80", "-p", f"{port}:80/udp")
+    path = lab.inspect("web")["SandboxKey"]
+    child = lab.start("enter", "--", "nsenter", f"--net={path}", *SERVER, "80", "0.0.0.0")
+    assert child.stdout is not None and child.stdout.readline() == "up\n"
+    for ask_it in (who, who_udp):
+        for host, seen in zip(HERE, ("10.99.0.1", "10.99.0.1", MACHINE, "10.99.0.1"), strict=True):
+            assert ask_it(host, port)[0].split()[0] == seen
+    assert who_far("udp", MACHINE6, port)[0].split()[0] == "10.99.0.1"
+
+
+def test_what_may_happen_is_told_when_it_does(lab: Lab) -> None:
+    """A client on loopback of a rule for all addresses; one of a family that does not get there."""
+    lab.network("four", "--subnet", "10.98.0.0/24")
+    port = free_port()
+    done = lab.run("container", "setup", "web", "--new", "--network", "four", "-p", f"{port}:80",
+                   "-p", f"{port}:80/udp")  # fmt: skip
+    assert done.stderr == ""
+    serve(lab, "web")
+    expected = {"loopback": LOOPBACK, "ipv6": "the server is reached by IPv4 only"}
+    assert [each["source_ip_lost"] for each in listing(lab)] == [expected] * 2
+    assert "warning" not in lab.log()
+    for _ in range(3):
+        for host, seen in zip(HERE, ("10.98.0.1", "10.98.0.1", MACHINE, "10.98.0.1"), strict=True):
+            assert who(host, port)[0].split()[0] == seen
+            assert who_udp(host, port)[0].split()[0] == seen
+    for proto in ("tcp", "udp"):
+        rule = f"{port}:80/{proto}"
+        for clients, kind in (("clients on loopback", "loopback"), ("IPv6 clients", "ipv6")):
+            text = warning(rule, clients, expected[kind])
+            wait_for("it is in the log", lambda text=text: text in lab.log())
+            assert lab.log().count(text) == 1
 
 
 def test_slirp4netns_leads_to_the_instance_and_the_forwarder_to_containers(lab: Lab) -> None:
@@ -270,10 +355,14 @@ def test_network_without_a_way_out(lab: Lab) -> None:
     )
     if lab.backend == "cni":
         return
-    lab.run(*setup, "inner")
+    done = lab.run(*setup, "inner")
+    text = f"warning: the client's address is not kept ({NO_WAY_BACK}): "
+    assert done.stderr.startswith(f"rootlessnet: {text}") and done.stderr.count("\n") == 1
     serve(lab, "app")
     assert who(MACHINE, port)[0].split()[0] == "10.97.0.1"
-    assert "address is not kept" not in lab.log()
+    assert listing(lab)[0]["source_ip_lost"] == {"ipv4": NO_WAY_BACK, "ipv6": NO_WAY_BACK}
+    assert lab.run("container", "reload", "app").stderr == ""
+    assert lab.log().count(text) == 1
     # As soon as there is one, the way that leads out is taken.
     lab.run("network", "connect", "mute", "app")
     lab.run("network", "connect", "lab", "app")

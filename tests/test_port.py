@@ -63,8 +63,9 @@ def test_what_is_published_is_shown(net: Net) -> None:
     net.hold("-p", f"127.0.0.1:{port}:80", "-p", f"{other}:53/udp")
     expected = [
         {"proto": "tcp", "host_ip": "127.0.0.1", "host_port": port, "port": 80,
-         "target": "10.0.2.100", "connections": 0},
-        {"proto": "udp", "host_ip": "", "host_port": other, "port": 53, "target": "10.0.2.100"},
+         "target": "10.0.2.100", "source_ip": "preserve", "source_ip_lost": {}, "connections": 0},
+        {"proto": "udp", "host_ip": "", "host_port": other, "port": 53, "target": "10.0.2.100",
+         "source_ip": "preserve", "source_ip_lost": {}},
     ]  # fmt: skip
     assert listing(net) == expected
     assert net.status()["ports"] == expected
@@ -122,9 +123,13 @@ def test_add_and_remove(net: Net) -> None:
 
 def test_ports_of_the_host_that_are_free_to_choose(net: Net) -> None:
     net.hold()
-    made = add(net, "80-82", "80/udp", "127.0.0.1::90")
-    assert len(set(made)) == 5 and all(1024 <= port <= 65535 for port in made)
-    assert [entry["port"] for entry in listing(net)] == [80, 81, 82, 80, 90]
+    before = add(net, "79")
+    done = net.run("port", "add", "--json", "80-82", "80/udp", "127.0.0.1::90")
+    # Those that were made, as the listing has them.
+    assert json.loads(done.stdout) == listing(net)[1:]
+    made = [*before, *(entry["host_port"] for entry in json.loads(done.stdout))]
+    assert len(set(made)) == 6 and all(1024 <= port <= 65535 for port in made)
+    assert [entry["port"] for entry in listing(net)] == [79, 80, 81, 82, 80, 90]
 
 
 def test_a_range(net: Net) -> None:

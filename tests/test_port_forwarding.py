@@ -512,6 +512,42 @@ def test_datagrams_of_all_sizes_stay_as_they_are(port: int, host: str) -> None:
         assert not left
 
 
+def algorithm(shown: str) -> str:
+    """The congestion control of the one connection that `ss -tinH` shows."""
+    first, second = shown.strip().splitlines()
+    assert first and second[0].isspace()
+    return second.split()[0]
+
+
+def test_nothing_paces_what_stays_on_the_machine(net: Net) -> None:
+    allowed = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control").read_text().split()
+    other = next((name for name in allowed if name != "reno"), None)
+    if other is None:
+        pytest.skip("the kernel allows nothing but reno")
+    net.hold()
+    net.inside("sh", "-c", f"echo {other} > /proc/sys/net/ipv4/tcp_congestion_control")
+    serve(net)
+    (port,) = add(net, "80")
+    with connect("127.0.0.1", port) as s, connect(MACHINE, port) as far:
+        for client in (s, far):
+            client.sendall(b"x")
+            client.recv(100)
+            number = client.getsockname()[1]
+            inside = ("ss", "-tinH", "state", "established")
+            # Our end, and the server's own.
+            assert algorithm(net.inside(*inside, f"sport = :{number} and dport = :80")) == "reno"
+            assert algorithm(net.inside(*inside, f"sport = :80 and dport = :{number}")) == other
+    default = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    for size, expected in ((1000, default), (8 << 20, "reno")):
+        with connect("127.0.0.1", port) as s:
+            s.sendall(b"much %d" % size)
+            while size:
+                size -= len(s.recv(1 << 20))
+            where = f"sport = :{port} and dport = :{s.getsockname()[1]}"
+            done = subprocess.run(["ss", "-tinH", where], capture_output=True, text=True, timeout=5)
+            assert algorithm(done.stdout) == expected
+
+
 def test_iperf3_through_a_port(net: Net) -> None:
     port = free_port()
     net.start("enter", "-p", f"127.0.0.1:{port}:5201", "--", "iperf3", "-s", "-1", "-p", "5201")

@@ -69,19 +69,12 @@ def _add(argv: list[str]) -> int:
     instance = paths.find(arguments.last(values, "static-dir"))
     with _Use(instance):
         made = api.add(instance, api.USER, wanted, source_ip=source_ip)
-    if "json" in values:
-        _print_json([entry for rule in made for entry in rule.entries(_target(instance))])
-    else:
+        if "json" in values:
+            _print_json(api.listing(instance, made))
+    if "json" not in values:
         for rule in made:
             print(rule)
     return 0
-
-
-def _target(instance: Instance) -> str:
-    from rootlessnet.instance import state
-
-    running = state.read(instance)
-    return str(running["driver"]["address"]) if running else ""
 
 
 def _remove(argv: list[str]) -> int:

@@ -19,7 +19,7 @@ import time
 from rootlessnet.errors import Error, warn
 from rootlessnet.instance import portkeeper, start, state
 from rootlessnet.ports import control, files, rules
-from rootlessnet.ports.target import Target
+from rootlessnet.ports.target import PRESERVE, SNAT, Target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def add(
     if not wanted:
         return []
     if target is None:
-        _check(instance, wanted)
+        _check(instance, wanted, source_ip)
     answer = _ask(
         instance,
         {
@@ -95,25 +95,39 @@ def retarget(instance: Instance, owner: str, target: Target) -> int:
     if not _mine(instance, owner):
         return 0
     request = {"do": "retarget", "owner": owner, "target": target.as_dict()}
-    return int(_ask(instance, request)["retargeted"])
+    answer = _ask(instance, request)
+    for text in answer.get("warnings", []):
+        warn(text)
+    return int(answer["retargeted"])
 
 
-def listing(instance: Instance) -> list[dict[str, Any]]:
-    """One object for each published port, as `status --json` has them. `connections` is there
-    where the forwarder tells it at once."""
-    found = records(instance)
-    counts = _connections(instance) if any(rule.proto == "tcp" for _, rule, _ in found) else {}
+def listing(instance: Instance, some: Sequence[Rule] | None = None) -> list[dict[str, Any]]:
+    """One object for each published port, or each of some rules, as `status --json` has them.
+    `connections` and `source_ip_lost` are there where the forwarder tells them at once."""
+    found = _found(instance)
+    if some is not None:
+        found = [each for each in found if each[0]["rule"] in some]
+    counts, lost = _told(instance) if found else ({}, {})
     entries = []
-    for _, rule, name in found:
+    for record, name, how in found:
+        rule = record["rule"]
+        key = tuple(rule.as_list())
         mine = rule.entries(name)
-        for entry, count in zip(mine, counts.get(tuple(rule.as_list()), ()), strict=False):
+        for entry in mine:
+            entry["source_ip"] = how
+            if key in lost:
+                entry["source_ip_lost"] = lost[key]
+        for entry, count in zip(mine, counts.get(key, ()), strict=False):
             entry["connections"] = count
         entries += mine
     return entries
 
 
-def _connections(instance: Instance) -> dict[tuple[Any, ...], list[int]]:
-    """The open connections of each port, by rule; nothing when the forwarder is not there."""
+def _told(
+    instance: Instance,
+) -> tuple[dict[tuple[Any, ...], list[int]], dict[tuple[Any, ...], dict[str, str]]]:
+    """By rule, what the forwarder knows: the open connections of each port, and for which clients
+    the address is not kept, and why. Nothing when it is not there."""
     import json
 
     try:
@@ -123,28 +137,38 @@ def _connections(instance: Instance) -> dict[tuple[Any, ...], list[int]]:
             while not reply.endswith(b"\n"):
                 chunk = connection.recv(1 << 16)
                 if not chunk:
-                    return {}
+                    return {}, {}
                 reply += chunk
-        return {tuple(rule): counts for rule, counts in json.loads(reply)["connections"]}
+        answer = json.loads(reply)
+        return (
+            {tuple(rule): counts for rule, counts in answer["connections"]},
+            {tuple(rule): lost for rule, lost in answer["lost"]},
+        )
     except (OSError, ValueError, KeyError):
-        return {}
+        return {}, {}
 
 
 def records(instance: Instance) -> list[tuple[str, Rule, str]]:
     """(owner, rule, name of the target) of every rule, as they are recorded."""
-    found = files.read(instance)
-    own = ""
-    if any(record["target"] is None for record in found):
-        running = state.read(instance)
-        own = str(running["driver"]["address"]) if running else ""
-    return [
-        (
-            record["owner"],
-            record["rule"],
-            own if record["target"] is None else str(record["target"].get("name", "")),
-        )
-        for record in found
-    ]
+    return [(record["owner"], record["rule"], name) for record, name, _ in _found(instance)]
+
+
+def _found(instance: Instance) -> list[tuple[dict[str, Any], str, str]]:
+    """(record, name of the target, source_ip) of every rule."""
+    recorded = files.read(instance)
+    running = state.read(instance) if recorded else None
+    own, by_slirp, default = "", False, PRESERVE
+    if running:
+        own, by_slirp = str(running["driver"]["address"]), _by_slirp(running)
+        default = str(running["driver"]["options"].get("source_ip", PRESERVE))
+    found = []
+    for record in recorded:
+        if record["target"] is None:
+            name, how = own, PRESERVE if by_slirp else ""
+        else:
+            name, how = str(record["target"].get("name", "")), ""
+        found.append((record, name, how or str(record.get("source_ip") or default)))
+    return found
 
 
 def hold(instance: Instance, wanted: Sequence[Rule], *, source_ip: str = "") -> int:
@@ -177,12 +201,22 @@ def _mine(instance: Instance, owner: str) -> bool:
     return any(record["owner"] == owner for record in files.read(instance))
 
 
-def _check(instance: Instance, wanted: Sequence[Rule]) -> None:
+def _by_slirp(running: dict[str, Any]) -> bool:
+    """Whether slirp4netns forwards what leads to a running instance itself, by its record."""
+    return bool(running["driver"]["options"].get("port_handler") == "slirp4netns")
+
+
+def _check(instance: Instance, wanted: Sequence[Rule], source_ip: str) -> None:
     """What can be said of ports of the instance itself without the forwarder."""
     running = state.read(instance)
-    if running and running["driver"]["options"].get("port_handler") == "slirp4netns":
+    if running and _by_slirp(running):
         from rootlessnet.ports import slirp
 
+        if source_ip == SNAT:
+            raise Error(
+                f"publish {wanted[0]}: port_handler=slirp4netns cannot hide the client's address",
+                hint="leave port_handler away",
+            )
         for rule in wanted:
             slirp.check(rule)
 

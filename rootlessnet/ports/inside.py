@@ -11,7 +11,8 @@ the server's answers back to it, as in this namespace nobody has that address:
                                           (fwmark_reflect); answers with the mark are delivered
                                           here (a rule and a table with one local route)
     the same by UDP                       connection tracking carries the mark instead
-    a server behind a bridge              what arrives for a transparent socket gets the mark
+    a server behind a bridge              what arrives for a transparent socket gets the mark, and
+                                          so does an ICMP error about what it has sent
 
 TCP within the namespace needs nothing but the kernel's routing; each of the other two needs a chain
 of nft(8). A chain costs every packet in the namespace, connection tracking most of all, so it is
@@ -52,7 +53,10 @@ _CHAINS = {
     BRIDGE: (
         "prerouting",
         "type filter hook prerouting priority mangle; policy accept;",
-        (f"meta l4proto {{ tcp, udp }} socket transparent 1 meta mark set {MARK}",),
+        (
+            "meta l4proto { tcp, udp, icmp, ipv6-icmp } "
+            f"socket transparent 1 meta mark set {MARK}",
+        ),
     ),
 }
 
@@ -220,9 +224,8 @@ _SOL_IP, _SOL_IPV6 = 0, 41
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
 _SO_MARK = 36
 _UDP_BUFFER = 4 << 20
-
-
 _TCP_CONGESTION = 13
+_SO_BINDTOIFINDEX = 62
 
 
 def no_congestion(sock: _socket.socket) -> None:
@@ -234,6 +237,20 @@ def no_congestion(sock: _socket.socket) -> None:
         sock.setsockopt(_socket.IPPROTO_TCP, _TCP_CONGESTION, b"reno")
     except OSError:
         pass  # slower only
+
+
+def stay_on_loopback(sock: _socket.socket) -> None:
+    """For a TCP socket with the address ::1 that connects to another address of the namespace.
+    Raises OSError.
+
+    The kernel sends a refusal or a reset to ::1 by the very interface that the segment counts as
+    come by, and that is the one with the address that was asked for: tap0, which leads elsewhere
+    (tcp_v6_send_response, rt6_need_strict). From a socket that is bound to lo the segment takes the
+    marked route, which is lo's, and so does the answer.
+    """
+    import _socket
+
+    sock.setsockopt(_socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _LOOPBACK)
 
 
 def make(kind: str) -> _socket.socket:

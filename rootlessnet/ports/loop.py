@@ -289,6 +289,12 @@ class Loop:
         setattr(target, f"keep{version}", False)
         self._tell("lost", target.number, version, why)
 
+    def unkept(self, target: Target, kind: str) -> None:
+        """There is a client of this kind, whose address is not kept (rootlessnet.ports.clients)."""
+        if kind not in target.told:
+            target.told.add(kind)
+            self._tell("unkept", target.number, kind)
+
     def _receive(self, mask: int) -> None:
         try:
             data, fds = _message(self._channel)
@@ -352,6 +358,7 @@ class Loop:
                 self._listeners[number].watch(False)
         for number in order["open"]:
             if number in self._listeners:
+                self._listeners[number].target.told.clear()
                 self._listeners[number].watch(True)
 
     def _do_target(self, order: dict[str, Any], fds: list[int]) -> None:

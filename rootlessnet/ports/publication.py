@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rootlessnet.ports import listeners
+from rootlessnet.ports.clients import Clients
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class Publication:
         self.own = own
         self.by_slirp = by_slirp
         self.source_ip = source_ip
+        self.clients = Clients(rule, target, source_ip)
+        self.asked = target.as_dict()
+        """The target as it was asked for, before anything was found out about it."""
         self.bound: listeners.Bound | None = None
         self.first = 0
         self.open = bytearray(rule.count)
@@ -67,6 +71,7 @@ class Publication:
             return False
         if wanted:
             listeners.listen(self.sockets[index])
+            self.clients.forget_seen()
         else:
             listeners.shut(self.sockets[index])
         self.open[index] = wanted
@@ -77,7 +82,7 @@ class Publication:
         return {
             "owner": self.owner,
             "rule": self.rule,
-            "target": None if self.own else self.target.as_dict(),
+            "target": None if self.own else self.asked,
             "source_ip": self.source_ip,
         }
 

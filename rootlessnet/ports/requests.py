@@ -3,9 +3,10 @@
 
     {"do": "add", "owner", "rules", "target", "source_ip"}      {"rules": [...], "warnings": [...]}
     {"do": "remove", "owner", "rules": null or [...]}           {"removed": 1}
-    {"do": "retarget", "owner", "target"}                       {"retargeted": 1}
+    {"do": "retarget", "owner", "target"}                       {"retargeted": 1, "warnings": [...]}
     {"do": "list"}                                              {"rules": [...]}
-    {"do": "connections"}                                       {"connections": [[rule, [1, 0]]]}
+    {"do": "connections"}                                       {"connections": [[rule, [1, 0]]],
+                                                                 "lost": [[rule, {kind: why}]]}
     whatever goes wrong                                         {"error": "...", "hint": "..."}
 """
 
@@ -162,8 +163,10 @@ class Requests:
         return {"rules": found}
 
     def _connections(self) -> dict[str, Any]:
-        found = [[rule.as_list(), counts] for rule, counts in self._table.connections()]
-        return {"connections": found}
+        return {
+            "connections": [[rule.as_list(), counts] for rule, counts in self._table.connections()],
+            "lost": [[rule.as_list(), why] for rule, why in self._table.lost()],
+        }
 
     def _add(
         self, owner: str, asked: list[Rule], target: dict[str, Any] | None, source_ip: str
@@ -175,7 +178,8 @@ class Requests:
         return {"removed": self._table.remove(owner, which)}
 
     def _retarget(self, owner: str, target: Target) -> dict[str, Any]:
-        return {"retargeted": self._table.retarget(owner, target)}
+        count, warnings = self._table.retarget(owner, target)
+        return {"retargeted": count, "warnings": warnings}
 
 
 class _Client:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from rootlessnet.ports.publication import Publication
     from rootlessnet.ports.rules import Rule
 
+LOST = {"loopback": "slirp4netns shows an address of its own"}
+"""Whose address the server does not see: rootlessnet.ports.clients."""
 _SECONDS = 5.0
 _MAX_REPLY = 4 << 20
 

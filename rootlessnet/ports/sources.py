@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rootlessnet.instance.logfile import say
 from rootlessnet.ports import inside
+from rootlessnet.ports.clients import NO_WAY_BACK, WANTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,9 +25,11 @@ class Sources:
     def choose(self, publication: Publication, *, again: bool = False) -> list[str]:
         """Keep the client's address where that can work; a warning where it cannot. again: somebody
         may have removed what was prepared."""
-        target = publication.target
-        if not (target.keep4 or target.keep6):
+        target, clients = publication.target, publication.clients
+        if not clients.is_wanted:
             return []
+        if not (target.keep4 or target.keep6):
+            return self._none_kept(publication, NO_WAY_BACK)
         needed = [inside.ROUTES]
         if not target.local:
             needed.append(inside.BRIDGE)
@@ -37,10 +40,13 @@ class Sources:
             found = inside.prepare(self._pins.user, self._pins.net, missing)
             self._problems.update({what: found.get(what, "") for what in missing})
         problem = next((self._problems[what] for what in needed if self._problems[what]), "")
-        if not problem:
-            return []
-        target.keep4 = target.keep6 = False
-        return [self._warning(problem)]
+        if problem:
+            target.keep4 = target.keep6 = False
+            return self._none_kept(publication, problem)
+        warnings = clients.foreseen_warnings()
+        for text in warnings:
+            say(f"warning: {text}")
+        return warnings
 
     def try_again(self) -> None:
         """What failed is worth another attempt."""
@@ -49,12 +55,22 @@ class Sources:
     def lost(self, publication: Publication, version: str, why: str) -> None:
         """It could not be kept on the way to this target."""
         setattr(publication.target, f"keep{version}", False)
+        publication.clients.lost[f"ipv{version}"] = why
         self._warning(why)
+
+    def unkept(self, publication: Publication, kind: str) -> None:
+        """There was a client whose kind is seen with another address."""
+        text = publication.clients.seen(kind)
+        if text:
+            say(f"warning: {text}")
+
+    def _none_kept(self, publication: Publication, why: str) -> list[str]:
+        return [self._warning(why)] if publication.clients.lose(why) else []
 
     def _warning(self, why: str) -> str:
         text = (
             f"the client's address is not kept ({why}): clients appear with an address of the "
-            f"instance (-o source_ip=snat says that this is wanted)"
+            f"instance {WANTED}"
         )
         if text not in self._warned:
             self._warned.add(text)

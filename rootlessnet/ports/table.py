@@ -83,6 +83,12 @@ class Table:
             if found is not None:
                 yield publication.rule, found
 
+    def lost(self) -> Iterator[tuple[Rule, dict[str, str]]]:
+        """(rule, whose address is not kept though it should be, and why)."""
+        for publication in self._publications.values():
+            by_slirp = publication.by_slirp
+            yield publication.rule, slirp.LOST if by_slirp else publication.clients.exceptions()
+
     # -- changes -----------------------------------------------------------------------------------
 
     def add(
@@ -148,19 +154,23 @@ class Table:
             self._record_or_say()
         return count
 
-    def retarget(self, owner: str, target: Target) -> int:
-        """Let an owner's rules lead elsewhere; how many. Raises Error or OSError."""
+    def retarget(self, owner: str, target: Target) -> tuple[int, list[str]]:
+        """Let an owner's rules lead elsewhere; how many, and what there is to warn of. Raises Error
+        or OSError."""
         found = [one for one in self._publications.values() if one.owner == owner]
         if any(one.by_slirp for one in found):
             raise Error("port_handler=slirp4netns cannot lead a port elsewhere")
+        warnings: list[str] = []
         for publication in found:
             publication.own = False
+            publication.asked = target.as_dict()
             # Networks are set up anew, perhaps because everything was flushed.
             again = bool(publication.target.v4 or publication.target.v6)
             publication.target.update(target)
+            publication.clients.begin()
             if publication.source_ip == SNAT:
                 publication.target.keep4 = publication.target.keep6 = False
-            self._sources.choose(publication, again=again)
+            warnings += self._sources.choose(publication, again=again)
             self._processes.retarget(publication)
             self._open_if_ungated(publication)
         for record in self._pending:
@@ -168,7 +178,7 @@ class Table:
                 record["target"] = target.as_dict()
         self._gate.update(self._publications.values())
         self._record()
-        return len(found)
+        return len(found), list(dict.fromkeys(warnings))
 
     def recover(self) -> None:
         """Take over what an earlier forwarder had."""
@@ -223,6 +233,7 @@ class Table:
                 rule.host_port = made.bound.port()
         elif not adopt:
             self._slirp.add(made, self._running.own.v4)
+        made.clients.awaits_ipv6 = own and self._running.due > 0
         if source_ip == SNAT:
             target.keep4 = target.keep6 = False
         made.first = self._next_listener
@@ -381,6 +392,8 @@ class Table:
             return
         if what == "refused" and publication.is_gated:
             self._gate.recheck(lambda one: one is publication, rest)
+        elif what == "unkept":
+            self._sources.unkept(publication, *rest)
         elif what == "lost":
             version, why = rest
             self._sources.lost(publication, version, why)

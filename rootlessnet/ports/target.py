@@ -20,10 +20,22 @@ class Target:
     netns is the path, inside the instance, of the container's network namespace, where it is known:
     then the host's port listens only while something in it does. number is the
     publication's; strikes counts the connections in a row that were answered only without the
-    client's address.
+    client's address; told has the kinds of clients of which the forwarder knows that their address
+    is not kept (rootlessnet.ports.clients).
     """
 
-    __slots__ = ("keep4", "keep6", "local", "name", "netns", "number", "strikes", "v4", "v6")
+    __slots__ = (
+        "keep4",
+        "keep6",
+        "local",
+        "name",
+        "netns",
+        "number",
+        "strikes",
+        "told",
+        "v4",
+        "v6",
+    )
     _FIELDS = ("keep4", "keep6", "local", "name", "netns", "v4", "v6")
 
     def __init__(self, v4: str, v6: str, *, local: bool, name: str = "", netns: str = "") -> None:
@@ -35,6 +47,7 @@ class Target:
         self.netns = netns
         self.number = 0
         self.strikes = 0
+        self.told: set[str] = set()
 
     def copy(self) -> Target:
         """Another one with the same addresses."""
@@ -47,6 +60,7 @@ class Target:
         """Become the other one; whoever holds this object follows."""
         for name in self._FIELDS:
             setattr(self, name, getattr(other, name))
+        self.told.clear()
 
     def ways(self, client: str) -> list[tuple[str, str, bool]]:
         """(version, address inside, keep the client's address) in the order to be tried: the
@@ -64,8 +78,8 @@ class Target:
 
     def _can_keep(self, client: str) -> bool:
         """Loopback addresses do not leave their machine, so no container can answer to one; and an
-        address with a zone means nothing in another network."""
-        return "%" not in client and (self.local or not is_loopback(client))
+        address of one link means nothing in another network."""
+        return not is_link_local(client) and (self.local or not is_loopback(client))
 
     def kind(self, proto: str, version: str) -> str:
         """Of socket: rootlessnet.ports.inside.make."""
@@ -91,6 +105,11 @@ def from_dict(fields: dict[str, Any]) -> Target:
 def unmapped(address: str) -> str:
     """An IPv4 address as such, also when it comes from a socket for both families."""
     return address[len(_MAPPED) :] if address.startswith(_MAPPED) else address
+
+
+def is_link_local(address: str) -> bool:
+    """Of IPv6; the only addresses that cannot be bound to without naming a link."""
+    return address.startswith(("fe8", "fe9", "fea", "feb"))
 
 
 def is_loopback(address: str) -> bool:

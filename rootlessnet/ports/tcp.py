@@ -17,7 +17,8 @@ import struct
 from functools import partial
 
 from rootlessnet.kernel.trace import trace
-from rootlessnet.ports.inside import no_congestion
+from rootlessnet.ports.clients import kind_of
+from rootlessnet.ports.inside import no_congestion, stay_on_loopback
 from rootlessnet.ports.target import is_loopback, unmapped
 
 TYPE_CHECKING = False
@@ -35,9 +36,6 @@ _RESET = struct.pack("ii", 1, 0)
 _RESETS = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ETIMEDOUT)
 """Errors after which what had been received is still there to be read, and ends."""
 _SNAT_AFTER = 1.0
-_SNAT_AFTER_LOCAL = 0.03
-"""Within the namespace every answer is immediate, but for a full queue, and for IPv6 resets to ::1,
-which do not come back at all."""
 _STRIKES = 2
 _NO_ROOM = (errno.ENFILE, errno.EMFILE)
 _PAUSE = 0.05
@@ -275,8 +273,9 @@ def join(loop: Loop, client: _socket.socket, server: _socket.socket, listener: i
 
 class Opening:
     """A connection on its way to the server: each address in turn, with the client's own address if
-    that is wanted. If that stays unanswered, the server may have no way back: it is tried
-    without."""
+    that is wanted. If that stays unanswered behind a bridge, the server may have no way back: it is
+    tried without. In the namespace itself there is a way back, so a server that does not answer is
+    busy, and the kernel asks again."""
 
     __slots__ = (
         "address",
@@ -288,6 +287,7 @@ class Opening:
         "port",
         "sock",
         "target",
+        "unkept",
         "ways",
     )
 
@@ -310,12 +310,14 @@ class Opening:
         self.sock: _socket.socket | None = None
         self.plain: _socket.socket | None = None
         self.attempts = 0
+        self.unkept = ""
 
     def begin(self) -> None:
         """Try the next way; the client is reset when there is none left."""
         trace("tcp:begin")
         while self.ways:
             version, host, keep = self.ways.pop(0)
+            self.unkept = "" if keep else kind_of(self.address[0], version, self.target)
             try:
                 sock, done = start(
                     self.loop, self.target, version, (host, self.port), self.address, keep
@@ -335,9 +337,8 @@ class Opening:
                 return
             self.sock = sock
             self.loop.watch(sock.fileno(), _OUT, self._answered)
-            if keep:
-                patience = _SNAT_AFTER_LOCAL if self.target.local else _SNAT_AFTER
-                self.loop.later(patience, partial(self._unanswered, sock, version, host))
+            if keep and not self.target.local:
+                self.loop.later(_SNAT_AFTER, partial(self._unanswered, sock, version, host))
             self.loop.later(_CONNECT_SECONDS, partial(self._give_up, sock))
             return
         self._end()
@@ -359,6 +360,8 @@ class Opening:
 
     def _joined(self, sock: _socket.socket) -> None:
         self.sock = None
+        if self.unkept:
+            self.loop.unkept(self.target, self.unkept)
         join(self.loop, self.client, sock, self.listener)
 
     def _answered(self, mask: int) -> None:
@@ -407,7 +410,7 @@ class Opening:
                 self._refused(sock)
             return
         self.target.strikes += 1
-        if self.target.strikes >= _STRIKES and not self.target.local:
+        if self.target.strikes >= _STRIKES:
             version = "6" if plain.family == _socket.AF_INET6 else "4"
             self.loop.lost_source(self.target, version, "the server has no way back to it")
         self.loop.forget(sock.fileno(), unregister=True)
@@ -454,6 +457,8 @@ def start(
         try:
             if source:
                 sock.bind(source)
+                if source[0] == "::1" and target.local:
+                    stay_on_loopback(sock)
             code = sock.connect_ex(server)
             if code == errno.EINPROGRESS:
                 # Without a wire in between the answer is there by now.

@@ -8,6 +8,9 @@ address. What is sent back comes from the very address that the client had sent 
 A client on loopback that keeps its address is on loopback inside as well, and there a server that
 listens on all addresses answers from its own loopback address, not from the one that was asked. So
 such a flow is connected only after the first answer, to whom that came from.
+
+A server that listens by one family only refuses what comes by the other. So a flow that is refused
+before it was ever answered begins again by the other family, with its first datagram.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import time
 
 from rootlessnet.kernel.trace import trace
 from rootlessnet.ports import burst
+from rootlessnet.ports.clients import kind_of
 from rootlessnet.ports.target import is_loopback, unmapped
 
 TYPE_CHECKING = False
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from rootlessnet.ports.loop import Loop
     from rootlessnet.ports.target import Target
 
+    Way = tuple[str, str, bool]
+
 _SHORT_SECONDS = 30.0
 """A question and its answer."""
 _LONG_SECONDS = 120.0
@@ -38,26 +44,35 @@ _LONG_AFTER = 6
 _AT_ONCE = 64
 _BUFFER = 65536
 _MAX_FLOWS = 8192
+_FIRST_SIZE = 4096
+_AGAIN_SECONDS = 0.01
 
 SOL_IP, IP_PKTINFO = 0, 8
 SOL_IPV6, IPV6_RECVPKTINFO, IPV6_PKTINFO = 41, 49, 50
+_IP_RECVERR, _IPV6_RECVERR = 11, 25
 _IN = select.EPOLLIN
 
 
 class Flow:
-    """One client of one rule. ask is the server's address until the flow is connected to it."""
+    """One client of one rule. ask is the server's address until the flow is connected to it. ways
+    are those that are left to be tried, first is the datagram to try them with. was_refused: this
+    is not the first way; unkept is what is to be told then, once there is an answer."""
 
     __slots__ = (
         "answer",
         "answers",
         "ask",
         "count",
+        "first",
         "host",
         "inside",
         "key",
         "last",
         "port",
         "together",
+        "unkept",
+        "was_refused",
+        "ways",
     )
 
     def __init__(self, port: Port, key: tuple[Any, ...], inside: _socket.socket) -> None:
@@ -70,6 +85,10 @@ class Flow:
         self.count = 0
         self.answers = 0
         self.together = [True, True]
+        self.ways: list[Way] = []
+        self.first = b""
+        self.was_refused = False
+        self.unkept = ""
         self.last = time.monotonic()
 
     def send(self, data: memoryview) -> None:
@@ -79,15 +98,47 @@ class Flow:
         else:
             self.inside.send(data)
 
+    def refused(self) -> None:
+        """The server does not hear; maybe it does by the other family."""
+        port = self.port
+        if self.answers or self.host is not None or port.flows.get(self.key) is not self:
+            return
+        if self.ways:
+            port.drop(self)
+            other = port.open(self.key, self.answer, self.ways, again=True)
+            if other is not None:
+                other.count = self.count
+                if self.first:
+                    try:
+                        other.send(memoryview(self.first))
+                    except OSError:
+                        pass
+        elif self.was_refused and port.loop.now >= port.again_at:
+            # By none: the next datagram begins with the client's own family. Not for each one of
+            # somebody who sends many.
+            port.again_at = port.loop.now + _AGAIN_SECONDS
+            port.drop(self)
+
+    def _heard(self) -> None:
+        """The server answers."""
+        self.ways, self.first = [], b""
+        if self.unkept:
+            self.port.loop.unkept(self.port.target, self.unkept)
+            self.unkept = ""
+
     def _connect_back(self) -> bool:
         """Take the first answer for what tells the server's address; False when it is none."""
         assert self.ask is not None
         try:
             _, source = self.inside.recvfrom_into(self.port.loop.buffer, 1, _socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
         except OSError:
+            self.refused()
             return False
         if source[1] == self.ask[1] and (source[0] == self.ask[0] or is_loopback(source[0])):
             self.inside.connect(source)
+            _tell_errors(self.inside, False)
             self.ask = None
             return True
         self.inside.recv_into(self.port.loop.buffer, 1)
@@ -104,15 +155,18 @@ class Flow:
         try:
             for _ in range(_AT_ONCE):
                 count = receive(buffer, _BUFFER)
-                self.port.sock.sendmsg([view[:count]], self.answer, 0, self.key)
+                if not self.answers:
+                    self._heard()
                 self.answers += 1
+                self.port.sock.sendmsg([view[:count]], self.answer, 0, self.key)
                 if self.answers == _LONG_AFTER:
                     self.port.settle(self)
                     break
         except BlockingIOError:
             pass
         except OSError:
-            pass  # refused, by the server or the client: told for each datagram, and lost, like it
+            # By the server or the client: told for each datagram, and lost, like it.
+            self.refused()
         self.last = loop.now
 
     def from_client(self, mask: int) -> None:
@@ -147,7 +201,7 @@ class Flow:
     def failed(self) -> None:
         """Something went wrong that nobody foresaw."""
         if self.port.flows.get(self.key) is self:
-            self.port._drop(self)
+            self.port.drop(self)
 
     def close(self) -> None:
         loop = self.port.loop
@@ -161,7 +215,7 @@ class Flow:
 class Port:
     """A bound socket of the host, and the flows through it."""
 
-    __slots__ = ("flows", "loop", "port", "sock", "sweeping", "target", "wildcard")
+    __slots__ = ("again_at", "flows", "loop", "port", "sock", "sweeping", "target")
 
     def __init__(self, loop: Loop, sock: _socket.socket, target: Target, port: int) -> None:
         self.loop = loop
@@ -170,6 +224,7 @@ class Port:
         self.port = port
         self.flows: dict[tuple[Any, ...], Flow] = {}
         self.sweeping = False
+        self.again_at = 0.0
         loop.watch(sock.fileno(), _IN, self.ready)
 
     def ready(self, mask: int) -> None:
@@ -179,17 +234,20 @@ class Port:
                 count, ancillary, _, client = self.sock.recvmsg_into([loop.buffer], 256)
                 flow = self.flows.get(client)
                 if flow is None:
-                    flow = self._open(client, ancillary)
+                    ways = self.target.ways(unmapped(client[0]))
+                    flow = self.open(client, _answer(ancillary), ways)
                     if flow is None:
                         continue
                 flow.count += 1
                 flow.last = loop.now
                 if flow.count == _LONG_AFTER and flow.host is None:
                     self.settle(flow)
+                if flow.ways and not flow.first and count <= _FIRST_SIZE:
+                    flow.first = bytes(loop.view[:count])
                 try:
                     flow.send(loop.view[:count])
                 except OSError:
-                    pass  # refused before: this one is lost, the next will be tried
+                    flow.refused()  # before: this one is lost, the next will be tried
         except BlockingIOError:
             pass
         except OSError:
@@ -202,20 +260,37 @@ class Port:
     def failed(self) -> None:
         """A datagram is lost, with the flow that it belongs to; the others go on."""
 
-    def _open(self, client: tuple[Any, ...], ancillary: list[Any]) -> Flow | None:
+    def open(
+        self,
+        client: tuple[Any, ...],
+        answer: list[tuple[int, int, bytes]],
+        ways: list[Way],
+        *,
+        again: bool = False,
+    ) -> Flow | None:
+        """A flow by the first of the ways that there is; again when another was refused."""
         if len(self.flows) >= _MAX_FLOWS:
-            self._drop(min(self.flows.values(), key=lambda flow: flow.last))
+            self.drop(min(self.flows.values(), key=lambda flow: flow.last))
         address = (unmapped(client[0]), client[1])
-        for version, host, keep in self.target.ways(address[0]):
+        while ways:
+            version, host, keep = ways.pop(0)
             try:
                 sock = self._connect(version, host, address, keep)
             except OSError:
                 continue
             flow = Flow(self, client, sock)
+            flow.ways = ways
             if not _is_connected(sock):
                 flow.ask = (host, self.port)
-            flow.answer = _answer(ancillary)
+                _tell_errors(sock, bool(ways))
+            flow.answer = answer
             self.flows[client] = flow
+            flow.was_refused = again
+            kind = "" if keep else kind_of(address[0], version, self.target)
+            if again:
+                flow.unkept = kind
+            elif kind:
+                self.loop.unkept(self.target, kind)
             trace("udp:open")
             self.loop.watch(sock.fileno(), _IN, flow.from_server)
             if not self.sweeping:
@@ -262,6 +337,9 @@ class Port:
         except OSError:
             sock.close()
             return
+        if flow.ask:
+            _tell_errors(flow.inside, False)
+        flow.ways, flow.first = [], b""
         flow.host = sock
         self.loop.watch(sock.fileno(), _IN, flow.from_client)
 
@@ -271,24 +349,34 @@ class Port:
         for flow in list(self.flows.values()):
             limit = _LONG_SECONDS if flow.count >= _LONG_AFTER else _SHORT_SECONDS
             if now - flow.last > limit:
-                self._drop(flow)
+                self.drop(flow)
         if self.flows and self.sock.fileno() >= 0:
             self.sweeping = True
             self.loop.later(_SHORT_SECONDS / 4, self._sweep)
 
-    def _drop(self, flow: Flow) -> None:
+    def drop(self, flow: Flow) -> None:
+        """End a flow."""
         del self.flows[flow.key]
         flow.close()
 
     def retarget(self) -> None:
         """The target has another address now: the flows begin again."""
         for flow in list(self.flows.values()):
-            self._drop(flow)
+            self.drop(flow)
 
     def close(self) -> None:
         self.retarget()
         self.loop.forget(self.sock.fileno(), unregister=True)
         self.sock.close()
+
+
+def _tell_errors(sock: _socket.socket, wanted: bool) -> None:
+    """Whether a socket without a peer hears that a datagram was refused. It is told until it is
+    closed, or wants to hear no more of it."""
+    if sock.family == _socket.AF_INET6:
+        sock.setsockopt(SOL_IPV6, _IPV6_RECVERR, int(wanted))
+    else:
+        sock.setsockopt(SOL_IP, _IP_RECVERR, int(wanted))
 
 
 def _is_connected(sock: _socket.socket) -> bool:
