@@ -288,8 +288,14 @@ def teardown(id: str, *, instance: Instance | None = None) -> None:
     records.check(id)
     where = instance or paths.find()
     start.heal(where)  # of an instance that was killed as a whole nothing is left to tear down
-    if _is_known(where, id):
+    if not _is_known(where, id):
+        return
+    try:
         inside.run(where, lambda: containers.teardown(where, id))
+    except Error:
+        # The instance may have ended meanwhile, with everything in it.
+        if os.path.lexists(where.directory):
+            raise
 
 
 def teardown_gone(*, instance: Instance | None = None) -> list[str]:
