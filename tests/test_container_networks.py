@@ -135,3 +135,16 @@ def test_library_does_what_the_commands_do(lab: Lab) -> None:
     )
     assert (done.stdout, done.stderr) == ("['lab', 'podman']\n['web'] web\n", "")
     wait_for("it is down", lambda: not lab.directory.exists())
+
+
+def test_umask_that_forbids_everything_is_harmless(shared: Lab) -> None:
+    script = (
+        f"umask 777; set -e; {PROGRAM} network create --subnet 10.96.0.0/24 lab;"
+        f"{PROGRAM} container setup c --new --network lab"
+    )
+    done = subprocess.run(
+        ["sh", "-c", script], env=shared.environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["lab", "lab eth0 10.96.0.2/24"]
+    assert shared.run("network", "ls", "--quiet").stdout.split() == ["lab", "podman"]
