@@ -56,12 +56,12 @@ def create(new: Network) -> Network:
         # The lock file would be a trace of a command that was refused.
         from copy import deepcopy
 
-        module.complete(deepcopy(new), _load(choice))
+        module.complete(deepcopy(new), _in_the_way(choice))
     choice.record()
     try:
         files.make_directory(directory)
         with Lock(lock, to_change=True):
-            module.complete(new, _load(choice))
+            module.complete(new, _in_the_way(choice))
             path = f"{directory}/{new.name}{module.SUFFIX}"
             files.replace(path, module.encode(new).encode())
     except OSError as error:
@@ -202,6 +202,12 @@ def _load(choice: backend.Choice) -> dict[str, Network]:
     default = choice.module.default()
     networks.setdefault(default.name, default)
     return networks
+
+
+def _in_the_way(choice: backend.Choice) -> dict[str, Network]:
+    """Every network whose bridge and subnets a new one cannot have."""
+    networks = _load(choice)
+    return {**networks, **users.without_a_file(networks)}
 
 
 def _remove_file(choice: backend.Choice, network: Network) -> None:

@@ -19,9 +19,11 @@ from rootlessnet.errors import Error
 from rootlessnet.instance import containers as records
 from rootlessnet.instance import paths
 from rootlessnet.networks import storage
+from rootlessnet.networks.network import from_document
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from rootlessnet.networks.network import Network
@@ -37,6 +39,26 @@ def users_of(network: Network) -> list[str]:
     for name in sorted(os.listdir(base)):
         if name.startswith(paths.NAME_PREFIX) and not name.endswith(".lock"):
             found += _users_in(paths.Instance(base, "", name), network)
+    return found
+
+
+def without_a_file(networks: Mapping[str, Network]) -> dict[str, Network]:
+    """Networks on which containers of our instance are still, but whose files others have removed
+    or replaced, as podman does that knows nothing of our containers. The keys are no names.
+
+    Other instances may be of another storage, with networks of its own.
+    """
+    found = {}
+    for record in records.records(paths.find()):
+        for item in record["networks"].values():
+            try:
+                network = from_document(item["network"])
+            except ValueError:
+                continue
+            present = networks.get(network.name)
+            if present is None or present.interface != network.interface:
+                network.id = ""
+                found[f"{network.name} of {record['id']}"] = network
     return found
 
 
