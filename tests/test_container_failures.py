@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -14,7 +17,7 @@ from typing import Any
 
 import pytest
 from container_support import NETAVARK, OUTSIDE, Lab, holder_of_a_namespace
-from support import is_alive, kill, wait_for
+from support import PROGRAM, is_alive, kill, wait_for
 
 LAB = ("lab", "--subnet", "10.99.0.0/24")
 
@@ -188,7 +191,75 @@ def test_damaged_database_is_made_again(lab: Lab) -> None:
         assert lab.used_addresses() == ["10.99.0.2", "10.99.0.3", "10.99.0.4"]
         lab.run("container", "teardown", "three")
     database.unlink()
+    os.mkfifo(database)
+    lab.setup("three", "--network", "lab")
+    assert lab.used_addresses() == ["10.99.0.2", "10.99.0.3", "10.99.0.4"]
+    lab.run("container", "teardown", "three")
+    with sqlite3.connect(database) as other:
+        place = ("lab", "10.99.0.0/24")
+        other.execute("INSERT OR REPLACE INTO last VALUES (?, ?, 'no address')", place)
+    other.close()
     assert lab.setup("three", "--network", "lab")["Networks"]["lab"]["IPAddress"] == "10.99.0.4"
+
+
+@NETAVARK
+def test_database_that_somebody_keeps_locked(lab: Lab) -> None:
+    lab.network(*LAB)
+    lab.setup("one", "--network", "lab")
+    other = sqlite3.connect(lab.directory / "addresses.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    assert lab.refused("container", "setup", "two", "--new", "--network", "lab") == (
+        "rootlessnet: set up container two: use the database of addresses: database is locked\n"
+    )
+    assert lab.ls() == ["one"]
+    other.close()
+    lab.setup("two", "--network", "lab")
+
+
+@pytest.mark.parametrize("way", ["setup", "connect"])
+def test_result_that_cannot_be_told_is_undone(lab: Lab, way: str) -> None:
+    """Status 125 says that nothing was changed."""
+    lab.network(*LAB)
+    lab.setup("one")
+    before, command = lab.inspect("one"), "network connect lab one"
+    if way == "setup":
+        command = "container setup two --new --network lab"
+        attempt = "set up container two"
+    else:
+        attempt = "connect container one to network lab"
+    for where, status in (("> /dev/full", 125), ("| true", 141)):
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {PROGRAM} {command} {where}"],
+            env=lab.environment, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done
+        line = f"rootlessnet: {attempt}: write the result: No space left on device\n"
+        assert done.stderr == (line if status == 125 else "")
+        assert lab.ls() == ["one"]
+        assert lab.inspect("one") == before
+
+
+def test_teardown_of_what_has_just_ended_with_the_instance(lab: Lab) -> None:
+    """As one that is not there is no error, it makes no difference when it went."""
+    lab.run("up")
+    lab.setup("one")
+    path = lab.directory.with_name(f"{lab.name}.lock")
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        teardown = lab.start("container", "teardown", "one")
+        wait_for("it wants the lock", lambda: has_open(teardown.pid, path))
+        pin = Path(lab.inspect("one")["SandboxKey"])
+        for pid in lab.pids().values():
+            kill(pid)
+        shutil.rmtree(lab.directory)
+        pin.unlink()
+    assert teardown.communicate(timeout=20) == ("one\n", "")
+    assert teardown.returncode == 0
+
+
+def has_open(pid: int, path: Path) -> bool:
+    descriptors = Path(f"/proc/{pid}/fd")
+    return any(each.exists() and each.samefile(path) for each in descriptors.iterdir())
 
 
 @NETAVARK
@@ -227,6 +298,9 @@ RECORDS: dict[str, Callable[[dict[str, Any]], object]] = {
     "another phase": lambda record: record.update(phase="over"),
     "a process of no number": lambda record: record["netns"].update(pid=10**30),
     "a process without a start": lambda record: record["netns"].update(pid=1, started=None),
+    "a path that no file can have": lambda record: record["netns"].update(path="/a\0b"),
+    "a protocol of its own": lambda record: record.update(publish=[["sctp", "", 1, 1, 1]]),
+    "a host that is none": lambda record: record.update(publish=[["tcp", "here", 1, 1, 1]]),
     "too many ports": lambda record: record.update(publish=[["tcp", "", 1, 1, 10**9]]),
     "addresses that are none": lambda record: answer_of(record).update(subnets=7),
     "an address that is no text": lambda record: answer_of(record)["subnets"][0].update(ipnet=1),
@@ -423,3 +497,29 @@ def test_netavark_that_panics_is_told_in_one_line(lab: Lab, tmp_path: Path) -> N
         "'no entry'\n"
     )
     lab.wait_until_down()
+
+
+@NETAVARK
+@pytest.mark.parametrize("ends", [True, False])
+def test_name_server_that_ends_before_it_is_moved_is_nothing_to_warn_of(
+    lab: Lab, tmp_path: Path, ends: bool
+) -> None:
+    """Another command may take the last container down at that moment."""
+    lab.network(*LAB)
+    lab.run("up")
+    with socket.socket(socket.AF_UNIX) as bus:
+        bus.bind(str(tmp_path / "bus"))
+        bus.listen()
+        bus.settimeout(20)
+        environment = {"DBUS_SESSION_BUS_ADDRESS": f"unix:path={tmp_path}/bus"}
+        setup = lab.start("container", "setup", "c", "--new", "--network", "lab", env=environment)
+        client, _ = bus.accept()
+        if ends:
+            file = lab.directory / "root/networks/aardvark-dns/aardvark.pid"
+            kill(int(file.read_text()))
+        client.close()
+        _, err = setup.communicate(timeout=20)
+    assert setup.returncode == 0
+    warned = "aardvark-dns is not in the instance's systemd scope" in err
+    assert warned is not ends, err
+    lab.run("down", "--force")

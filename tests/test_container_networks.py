@@ -155,3 +155,49 @@ def test_library_does_what_the_commands_do(lab: Lab) -> None:
     )
     assert (done.stdout, done.stderr) == ("['lab', 'podman']\n['web'] web\n", "")
     wait_for("it is down", lambda: not lab.directory.exists())
+
+
+def test_umask_that_forbids_everything_is_harmless(shared: Lab) -> None:
+    script = (
+        f"umask 777; set -e; {PROGRAM} network create --subnet 10.96.0.0/24 lab;"
+        f"{PROGRAM} container setup c --new --network lab"
+    )
+    done = subprocess.run(
+        ["sh", "-c", script], env=shared.environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["lab", "lab eth0 10.96.0.2/24"]
+    assert shared.run("network", "ls", "--quiet").stdout.split() == ["lab", "podman"]
+
+
+def test_network_that_podman_removes_under_a_container(shared: Lab) -> None:
+    """podman knows nothing of our containers. No address is had twice all the same."""
+    lab = shared
+    lab.run("up")
+    create = ("network", "create", "--subnet")
+    lab.run(*create, "10.97.0.0/24", "lab")
+    first = lab.setup("a", "--network", "lab")["Networks"]["lab"]["IPAddress"]
+    try:
+        podman(lab, "network", "prune", "--force")
+        if lab.backend == "netavark":
+            lab.run("container", "reload", "a")
+        else:
+            assert "network lab: network not found" in lab.refused("container", "reload", "a")
+        assert lab.on("a", "lab")["IPAddress"] == first
+        # Ours stay clear of it; podman's may not.
+        assert lab.refused(*create, "10.97.0.0/24", "two") == (
+            "rootlessnet: create network two: subnet 10.97.0.0/24 is already used on the host or "
+            "by another config\n"
+        )
+        lab.run(*create, "10.98.0.0/24", "two")
+        lab.setup("b", "--network", "two")
+        podman(lab, "network", "create", "--subnet", "10.97.0.0/24", "three")
+        said = lab.refused("network", "connect", "three", "b")
+        assert said.startswith(
+            "rootlessnet: connect container b to network three: network three: container a has "
+            "10.97.0.0/24 by network lab\n  hint: "
+        )
+        lab.run("container", "teardown", "a")
+        lab.run("network", "connect", "three", "b")
+    finally:
+        end_podman(lab)

@@ -241,6 +241,16 @@ def test_limits_that_are_too_low_are_one_line(net: Net, limit: str) -> None:
     net.enter("true")
 
 
+def test_few_open_files_are_enough(net: Net) -> None:
+    for option in ("", "--listen 127.0.0.1:39181"):
+        done = subprocess.run(
+            ["bash", "-c", f"ulimit -n 48; exec {PROGRAM} enter {option} -- ip -br link show tap0"],
+            env=net.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("tap0 ")
+
+
 def test_full_output_is_an_error(net: Net) -> None:
     done = subprocess.run(
         ["sh", "-c", f"{PROGRAM} status > /dev/full"],
@@ -331,6 +341,10 @@ def test_instance_of_another_user_namespace_is_refused_by_name(net: Net) -> None
     )
 
 
+NINES = "9" * 5000
+"""More digits than Python converts."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -344,6 +358,15 @@ def test_instance_of_another_user_namespace_is_refused_by_name(net: Net) -> None
         (["enter", "--linger=-1"], "--linger -1: not a number of seconds"),
         (["enter", "--linger=nan"], "--linger nan: not a number of seconds"),
         (["enter", ""], "the command is an empty word"),
+        (["enter", "--listen", NINES, "true"], f"--listen {NINES}: {NINES} is not a port"),
+        (
+            ["container", "setup", "c", "--pid", NINES],
+            f"set up container c: --pid {NINES}: not a process id",
+        ),
+        (
+            ["network", "create", "-o", f"mtu={NINES}"],
+            f'create a network: strconv.Atoi: parsing "{NINES}": value out of range',
+        ),
         (["frobnicate"], "unknown command frobnicate"),
         (["status", "extra"], "unexpected argument extra"),
         (

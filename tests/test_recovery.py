@@ -337,6 +337,17 @@ def test_holder_killed_while_lingering(net: Net) -> None:
     net.wait_until_down()
 
 
+def test_enter_after_the_holder_was_killed_while_lingering(net: Net) -> None:
+    net.run("enter", "--linger", "300", "true")
+    before = net.status()
+    kill(before["holder"]["pid"])
+    wait_for("a new holder", lambda: net.status()["holder"]["pid"] != before["holder"]["pid"])
+    assert net.status()["state"] == "running"
+    assert works(net)
+    assert net.status()["netns"]["inode"] == before["netns"]["inode"]
+    net.run("down", "--force")
+
+
 def test_no_room_while_parts_die(net: Net, tmp_path: Path) -> None:
     """A full runtime directory costs neither the network nor a busy loop."""
     runtime = tmp_path / "runtime"
@@ -395,9 +406,11 @@ def test_linger_for_ever(net: Net) -> None:
     assert net.status()["state"] == "running"
     net.enter("true")
     assert net.status()["state"] == "running"
-    net.run("down", "--force")
-    os.kill(net.pids()["supervisor"], signal.SIGTERM)
-    net.wait_until_down()
+    net.run("up")
+    net.run("down")
+    assert net.status()["state"] == "running"
+    assert net.run("down", "--force").stderr == ""
+    assert not net.directory.exists()
 
 
 # -- a look before teardown ---

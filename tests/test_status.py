@@ -60,6 +60,14 @@ def test_status_for_people(net: Net) -> None:
     assert "10.0.2.100 in 10.0.2.0/24, gateway 10.0.2.2, DNS 10.0.2.3" in text
 
 
+def test_long_name_of_a_lease_stands_apart(net: Net) -> None:
+    net.run("up", "--name", "rootlessnet")
+    net.run("up", "--name", "web")
+    lines = net.run("status").stdout.splitlines()
+    assert {"    rootlessnet named", "    web       named"} <= set(lines)
+    net.run("down", "--all")
+
+
 def test_status_of_all_instances(net: Net) -> None:
     net.hold()
     names = [item["name"] for item in json.loads(net.run("status", "--all", "--json").stdout)]

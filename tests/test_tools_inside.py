@@ -76,6 +76,27 @@ def test_podman_container_in_the_background_is_a_user(inside: Net, podman: Podma
     inside.wait_until_down()
 
 
+def test_networks_are_removed_while_podman_has_containers_inside_and_outside(
+    inside: Net, podman: Podman
+) -> None:
+    """podman itself lists none of them then: each side's are out of the other's reach."""
+    podman.podman("ps")  # else it joins the containers inside
+    for name in ("used", "free", "used-outside"):
+        inside.run("network", "create", name)
+    inside.enter(
+        "podman", "--log-level=error", "run", "-d", "--pids-limit=0", "--network=used",
+        "--rootfs", str(podman.rootfs), "sleep", "1000",
+    )  # fmt: skip
+    podman.podman("create", "--network", "used-outside", "--rootfs", str(podman.rootfs), "true")
+    assert podman.run("podman", "ps", "--all", check=False).returncode
+    done = inside.run("network", "rm", "used", "free", "used-outside", check=False)
+    assert (done.returncode, done.stdout) == (125, "free\n")
+    assert done.stderr.count("has associated containers with it") == 2
+    assert sorted(inside.run("network", "ls", "--quiet").stdout.split()) == [
+        "podman", "used", "used-outside",
+    ]  # fmt: skip
+
+
 def test_podman_container_and_another_command_reach_each_other(inside: Net, podman: Podman) -> None:
     inside.enter(
         "podman", "--log-level=error", "run", "-d", "--name", "web", "--pids-limit=0",

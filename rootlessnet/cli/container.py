@@ -9,7 +9,7 @@ from rootlessnet.errors import Error, Failures, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from rootlessnet.instance.paths import Instance
 
@@ -93,7 +93,8 @@ def _pid(values: arguments.Values) -> int:
     text = arguments.last(values, "pid")
     if "pid" not in values:
         return 0
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 1 << 31):
+    plain = text.isascii() and text.isdecimal() and len(text) <= 10
+    if not (plain and 0 < int(text) < 1 << 31):
         raise Error(f"--pid {text}: not a process id")
     return int(text)
 
@@ -130,12 +131,35 @@ def _setup(argv: list[str]) -> int:
         )
     except Error as error:
         raise Error(attempt) from error
-    print_record(record, "json" in values)
+    try:
+        print_record(record, "json" in values)
+    except OSError as error:
+        # A failure leaves nothing, and who was not told will not tear it down.
+        api.teardown(id, instance=instance)
+        untold(error, attempt)
     arguments.leave(0)
 
 
+def untold(error: OSError, attempt: str) -> NoReturn:
+    """Raise what there is to say when a result that was undone could not be written."""
+    import os
+
+    if isinstance(error, BrokenPipeError):
+        raise error
+    # Or Python tries again at its end, and complains.
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+    raise Error(f"{attempt}: write the result") from error
+
+
 def print_record(record: dict[str, Any], as_json: bool) -> None:
-    """What a setup has led to: as `inspect` shows it, or a line a network."""
+    """What a setup has led to: as `inspect` shows it, or a line a network. Raises OSError."""
+    import sys
+
+    _print_record(record, as_json)
+    sys.stdout.flush()
+
+
+def _print_record(record: dict[str, Any], as_json: bool) -> None:
     from rootlessnet.instance import containers
 
     if as_json:

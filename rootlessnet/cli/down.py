@@ -65,7 +65,9 @@ def main(argv: list[str]) -> int:
         _release_namespaces(instance)
         cni_results.clear(instance)
     _kick(instance)
-    _wait_until_down(instance)
+    if force and not _is_used(instance):
+        _end_linger(instance)
+    _wait_until_down(instance, force=force)
     return 0
 
 
@@ -158,17 +160,40 @@ def _clear(instance: Instance) -> None:
         os.close(fd)
 
 
-def _wait_until_down(instance: Instance) -> None:
+def _is_used(instance: Instance) -> bool:
+    return bool(
+        named.names(instance)
+        or containers.names(instance)
+        or view.users(instance)
+        or cni_results.names(instance)
+    )
+
+
+def _end_linger(instance: Instance) -> None:
+    """Make the supervisor end an instance now that would stay for its --linger."""
+    from rootlessnet.kernel import process, signals
+
+    record = state.read(instance)
+    if record is None or not record["linger"]:
+        return
+    try:
+        pidfd = process.open_process(record["supervisor"]["pid"], record["supervisor"]["started"])
+    except ProcessLookupError:
+        return
+    try:
+        signals.send(pidfd, signals.SIGTERM)
+        process.wait_for(pidfd, _WAIT)
+    finally:
+        os.close(pidfd)
+    # If somebody held the lock at that moment it has left the instance to a successor.
+    start.heal(instance)
+
+
+def _wait_until_down(instance: Instance, *, force: bool) -> None:
     """Return when it is gone, or when it is clear that it stays."""
     deadline = time.monotonic() + _WAIT
     while os.path.lexists(instance.directory):
-        if (
-            named.names(instance)
-            or containers.names(instance)
-            or view.users(instance)
-            or cni_results.names(instance)
-            or _lingers(instance)
-        ):
+        if _is_used(instance) or (_lingers(instance) and not force):
             return
         if time.monotonic() > deadline:
             raise Error(

@@ -233,7 +233,7 @@ def _connect(argv: list[str]) -> int:
     if parsed is None:
         return 0
     values, (name, id) = parsed
-    from rootlessnet.cli.container import print_record
+    from rootlessnet.cli.container import print_record, untold
     from rootlessnet.instance import paths
     from rootlessnet.networks import api
     from rootlessnet.networks.connection import Connection
@@ -245,11 +245,17 @@ def _connect(argv: list[str]) -> int:
         aliases=values.get("alias", ()),
         interface=arguments.last(values, "interface-name"),
     )
+    instance = paths.find(arguments.last(values, "static-dir"))
+    attempt = f"connect container {id} to network {name}"
     try:
-        record = api.connect(id, wanted, instance=paths.find(arguments.last(values, "static-dir")))
+        record = api.connect(id, wanted, instance=instance)
     except Error as error:
-        raise Error(f"connect container {id} to network {name}") from error
-    print_record(record, "json" in values)
+        raise Error(attempt) from error
+    try:
+        print_record(record, "json" in values)
+    except OSError as error:
+        api.disconnect(id, name, instance=instance)
+        untold(error, attempt)
     arguments.leave(0)
 
 

@@ -66,7 +66,7 @@ def describe(document: dict[str, Any]) -> str:
         lines.append(f"  ports       {len(document['ports'])}: rootlessnet port ls")
     lines.append(f"  leases      {len(document['leases']) or 'none'}")
     lines += [
-        f"    {lease['id']:<10}{printable(lease['command']) or lease['kind']}"
+        f"    {lease['id']:<9} {printable(lease['command']) or lease['kind']}"
         for lease in document["leases"]
     ]
     return "\n".join(lines)

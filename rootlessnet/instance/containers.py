@@ -85,7 +85,7 @@ def read(instance: Instance, id: str) -> dict[str, Any] | None:
     import json
 
     try:
-        with open(path(instance, id), "rb") as file:
+        with open(path(instance, id), "rb", opener=open_now) as file:
             record = json.loads(file.read(_MAX_SIZE))
         if record["id"] == id and _is_whole(record):
             return dict(record)
@@ -106,6 +106,11 @@ def read(instance: Instance, id: str) -> dict[str, Any] | None:
     }
 
 
+def open_now(path: str, flags: int) -> int:
+    """An opener that does not wait where the name is one of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _is_whole(record: Any) -> bool:
     """Whether everything that is relied on is there. Raises KeyError, TypeError, AttributeError."""
     netns = record["netns"]
@@ -115,6 +120,7 @@ def _is_whole(record: Any) -> bool:
         and record["phase"] in (SETUP, READY, RELOAD, TEARDOWN)
         and all(_is_rule(fields) for fields in record["publish"])
         and isinstance(netns["path"], str)
+        and "\0" not in netns["path"]
         and netns["kind"] in (NEW, PID, PATH)
         and all(isinstance(netns[key], int) for key in ("dev", "inode"))
         and all(isinstance(netns[key], int | None) for key in ("pid", "started"))
@@ -127,8 +133,19 @@ def _is_rule(fields: Any) -> bool:
     kinds = (str, str, int, int, int)
     if len(fields) != len(kinds) or not all(map(isinstance, fields, kinds)):
         return False
-    _, _, host_port, port, count = fields
+    proto, host_ip, host_port, port, count = fields
+    if proto not in ("tcp", "udp") or not (host_ip == "" or _is_address(host_ip)):
+        return False
     return bool(count >= 1 and min(host_port, port) >= 0 and max(host_port, port) + count <= 65536)
+
+
+def _is_address(text: str) -> bool:
+    import ipaddress
+
+    try:
+        return str(ipaddress.ip_address(text)) == text
+    except ValueError:
+        return False
 
 
 def _is_attachment(item: Any) -> bool:

@@ -575,10 +575,14 @@ class Supervisor:
 
     # -- the end -----------------------------------------------------------------------------------
 
+    def _lingers(self) -> bool:
+        """Whether the time is not over for which it stays after its last user."""
+        return time.monotonic() < self._idle_since + self.settings.linger
+
     def _try_to_end(self, watched: list[int]) -> str:
         """End the instance if it really is unused. watched gets descriptors that become readable
         when it is worth while to look again, if somebody without a lease keeps it."""
-        if not self._stop and time.monotonic() < self._idle_since + self.settings.linger:
+        if not self._stop and self._lingers():
             return _WAITING
         if self._orphaned:
             watched += self._keepers()
@@ -658,7 +662,7 @@ class Supervisor:
         os.close(self.holder_pidfd)
         self.holder_pidfd = -1
         say(f"holder {self.holder.pid} has ended")
-        if not self._is_used():
+        if not self._is_used() and not self._lingers():
             return False
         self._replace_lost_holder()
         return True

@@ -66,7 +66,7 @@ def start(
         actions: list[tuple[int, int, int]] = []
         for number in sorted({0, 1, 2, *wanted}):
             # Lift every source above the targets first, so no dup2 hits a source still needed.
-            source = _dup_above(wanted.get(number, null))
+            source = _dup_above(wanted.get(number, null), max([2, *wanted]))
             lifted.append(source)
             actions.append((os.POSIX_SPAWN_DUP2, source, number))
         if private_mounts or prepare:
@@ -122,10 +122,18 @@ def _fork(
         os._exit(127)
 
 
-def _dup_above(fd: int) -> int:
+def _dup_above(fd: int, highest: int) -> int:
+    """A copy above the numbers that the program is given."""
+    import errno
     import fcntl
 
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _SAFE)
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _SAFE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # The limit of open files is lower than that.
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, highest + 1)
 
 
 class Output:

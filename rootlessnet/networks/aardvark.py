@@ -61,7 +61,8 @@ def move(instance: Instance) -> None:
         problem = mover.finish()
     except OSError as error:
         problem = str(error.strerror)
-    if problem:
+    # With the last container the server ends, and that may be now.
+    if problem and dns.running(dns.work_directory(instance), holder.netns) == pid:
         # From inside the next command outside can do it.
         tell = debug if start.is_inside(instance) else warn
         tell(

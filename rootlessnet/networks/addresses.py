@@ -17,6 +17,7 @@ or damaged is made again from them, and an address whose container has no record
 from __future__ import annotations
 
 import os
+import stat
 
 from rootlessnet.errors import Error, warn
 from rootlessnet.instance import containers
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 
 FILE = "addresses.db"
 
-_PATIENCE = 30.0
+_PATIENCE = 5.0
+"""Seconds for another program that has the database open: those of ours take turns anyway."""
+
 _SCHEMA = """
 CREATE TABLE ips (net TEXT, subnet TEXT, ip BLOB, ctr TEXT, PRIMARY KEY (net, subnet, ip))
 WITHOUT ROWID;
@@ -144,7 +147,8 @@ def _next_free(database: sqlite3.Connection, place: tuple[str, str], subnet: Sub
         if network.version == 4 and int(end) > int(first):
             end -= 1  # the broadcast address
     row = database.execute("SELECT ip FROM last WHERE net = ? AND subnet = ?", place).fetchone()
-    last = int.from_bytes(row[0], "big") if row else int(first) - 1
+    known = row and isinstance(row[0], bytes)
+    last = int.from_bytes(row[0], "big") if known else int(first) - 1
     low, high = int(first), int(end)
     start = last + 1 if low <= last + 1 <= high else low
     kind = type(network.network_address)
@@ -178,7 +182,7 @@ def _transaction(instance: Instance, act: Callable[[sqlite3.Connection], T]) -> 
     try:
         return _attempt(instance, act)
     except sqlite3.Error as error:
-        if not _is_damage(error):
+        if not _is_damage(error) and not _is_something_else(instance.path(FILE)):
             raise Error(f"use the database of addresses: {error}") from None
     warn(f"{instance.path(FILE)} is damaged: it is made again from the records of the containers")
     try:
@@ -218,6 +222,14 @@ def _is_damage(error: sqlite3.Error) -> bool:
     name = str(getattr(error, "sqlite_errorname", ""))
     # SQLITE_ERROR: a table or a column of ours is not there.
     return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or name == "SQLITE_ERROR"
+
+
+def _is_something_else(path: str) -> bool:
+    """Whether there is something by that name that is no file."""
+    try:
+        return not stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _fill(database: sqlite3.Connection, instance: Instance) -> None:

@@ -56,12 +56,12 @@ def create(new: Network) -> Network:
         # The lock file would be a trace of a command that was refused.
         from copy import deepcopy
 
-        module.complete(deepcopy(new), _load(choice))
+        module.complete(deepcopy(new), _in_the_way(choice))
     choice.record()
     try:
         files.make_directory(directory)
         with Lock(lock, to_change=True):
-            module.complete(new, _load(choice))
+            module.complete(new, _in_the_way(choice))
             path = f"{directory}/{new.name}{module.SUFFIX}"
             files.replace(path, module.encode(new).encode())
     except OSError as error:
@@ -204,6 +204,12 @@ def _load(choice: backend.Choice) -> dict[str, Network]:
     return networks
 
 
+def _in_the_way(choice: backend.Choice) -> dict[str, Network]:
+    """Every network whose bridge and subnets a new one cannot have."""
+    networks = _load(choice)
+    return {**networks, **users.without_a_file(networks)}
+
+
 def _remove_file(choice: backend.Choice, network: Network) -> None:
     directory = choice.module.directory()
     try:
@@ -288,8 +294,14 @@ def teardown(id: str, *, instance: Instance | None = None) -> None:
     records.check(id)
     where = instance or paths.find()
     start.heal(where)  # of an instance that was killed as a whole nothing is left to tear down
-    if _is_known(where, id):
+    if not _is_known(where, id):
+        return
+    try:
         inside.run(where, lambda: containers.teardown(where, id))
+    except Error:
+        # The instance may have ended meanwhile, with everything in it.
+        if os.path.lexists(where.directory):
+            raise
 
 
 def teardown_gone(*, instance: Instance | None = None) -> list[str]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from rootlessnet.instance.paths import Instance
     from rootlessnet.networks.container_netns import Wanted
+    from rootlessnet.networks.network import Network
 
 _PATIENCE = 180.0
 """Seconds for the others before us: a hundred at once are a lot, but each of them ends in time."""
@@ -213,7 +214,7 @@ def setup(
                 )
             _mark(instance, id)
             _tolerate(lambda: take_down(instance, before))
-        _check_bridges(attachments)
+        _check_bridges(instance, attachments)
         fd = container_netns.open_wanted(wanted)
         try:
             _name_interfaces(attachments, links.all_of(fd), set())
@@ -257,10 +258,15 @@ def setup(
         return record
 
 
-def _check_bridges(attachments: list[Attachment]) -> None:
+def _check_bridges(instance: Instance, attachments: list[Attachment]) -> None:
     """Raise Error for a network whose bridge would be an interface of another kind: netavark would
-    remove it with the last container, tap0 as well."""
+    remove it with the last container, tap0 as well. And for one that has bridge or subnet of
+    another network, which podman may have removed under its containers: both count addresses."""
     present = links.all_of()
+    for record in containers.records(instance):
+        for item in record["networks"].values():
+            for each in attachments:
+                _check_apart(each.network, item["network"], record["id"])
     for each in attachments:
         found = present.get(each.network.interface)
         if each.network.driver == "bridge" and found and found.kind != "bridge":
@@ -268,6 +274,23 @@ def _check_bridges(attachments: list[Attachment]) -> None:
                 f"network {each.network.name}: its interface {found.name} is no bridge here",
                 hint="create the network with another --interface-name",
             )
+
+
+def _check_apart(network: Network, other: dict[str, Any], id: str) -> None:
+    if network.driver != "bridge" or other.get("driver") != "bridge":
+        return
+    if other.get("name") == network.name:
+        return
+    taken = {subnet["subnet"] for subnet in other.get("subnets") or []}
+    shared = [str(each.subnet) for each in network.subnets if str(each.subnet) in taken]
+    if network.interface == other.get("network_interface"):
+        shared.append(network.interface)
+    if shared:
+        raise Error(
+            f"network {network.name}: container {id} has {shared[0]} by network {other['name']}",
+            hint=f"rootlessnet container teardown {id}, or create the network with another "
+            "--subnet and --interface-name",
+        )
 
 
 def _tolerate(action: Callable[[], None]) -> None:
@@ -467,7 +490,7 @@ def connect(instance: Instance, id: str, attachment: Attachment, backend: str) -
                 f"container {id} was set up with {record['backend']}, and now {backend} counts",
                 hint="set it up anew",
             )
-        _check_bridges([attachment])
+        _check_bridges(instance, [attachment])
         fd = container_netns.open_again(record)
         if fd is None:
             raise Error(f"the network namespace of container {id} is gone")

@@ -180,7 +180,8 @@ def _number(text: str) -> int:
     digits = text[1:] if text[0] in "+-" else text
     if not (digits.isascii() and digits.isdecimal()):
         raise Error(f"strconv.Atoi: parsing {gojson.quote(text)}: invalid syntax")
-    value = int(text)
+    # Python converts no more than some thousand digits.
+    value = int(text) if len(digits.lstrip("0")) < 20 else 1 << 63
     if not -(1 << 63) <= value < 1 << 63:
         raise Error(f"strconv.Atoi: parsing {gojson.quote(text)}: value out of range")
     return value

@@ -25,6 +25,7 @@ def make_directory(path: str) -> None:
         make_directory(parent)
     try:
         os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)
     except FileExistsError:
         if not os.path.isdir(path):
             raise
@@ -42,6 +43,7 @@ def replace(path: str, data: bytes) -> None:
         temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
     )
     try:
+        _let_the_owner_in(fd)
         written = 0
         while written < len(data):
             written += os.write(fd, data[written:])
@@ -52,6 +54,13 @@ def replace(path: str, data: bytes) -> None:
     finally:
         os.close(fd)
     os.rename(temporary, path)
+
+
+def _let_the_owner_in(fd: int) -> None:
+    """Whatever the umask is: others may be kept out by it, we and podman may not."""
+    mode = os.fstat(fd).st_mode
+    if mode & 0o600 != 0o600:
+        os.fchmod(fd, mode & 0o777 | 0o600)
 
 
 class Lock:
@@ -70,6 +79,8 @@ class Lock:
         flags = os.O_RDWR | os.O_CREAT if self._to_change else os.O_RDONLY
         try:
             self._fd = os.open(self._path, flags | os.O_CLOEXEC, 0o644)
+            if self._to_change:
+                _let_the_owner_in(self._fd)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR) and not self._to_change:
                 return self

@@ -127,6 +127,8 @@ def _run(instance: Instance, action: Callable[[], Any], undo: Callable[[], None]
             os.close(read)
             os.close(tell)
             signals.hold_back()
+            # What is made here is read outside, too, where it is not root that reads.
+            os.umask(0o077)
             _parent = (write, hear)
             _serve(instance, action, undo, write)
         finally:

@@ -19,12 +19,17 @@ from rootlessnet.errors import Error
 from rootlessnet.instance import containers as records
 from rootlessnet.instance import paths
 from rootlessnet.networks import storage
+from rootlessnet.networks.network import from_document
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from rootlessnet.networks.network import Network
 
 _PATIENCE = 30.0
+_NO_SUCH_CONTAINER = 1
 
 
 def users_of(network: Network) -> list[str]:
@@ -37,13 +42,33 @@ def users_of(network: Network) -> list[str]:
     return found
 
 
+def without_a_file(networks: Mapping[str, Network]) -> dict[str, Network]:
+    """Networks on which containers of our instance are still, but whose files others have removed
+    or replaced, as podman does that knows nothing of our containers. The keys are no names.
+
+    Other instances may be of another storage, with networks of its own.
+    """
+    found = {}
+    for record in records.records(paths.find()):
+        for item in record["networks"].values():
+            try:
+                network = from_document(item["network"])
+            except ValueError:
+                continue
+            present = networks.get(network.name)
+            if present is None or present.interface != network.interface:
+                network.id = ""
+                found[f"{network.name} of {record['id']}"] = network
+    return found
+
+
 def _users_in(instance: paths.Instance, network: Network) -> list[str]:
     import json
 
     found = []
     for id in records.names(instance):
         try:
-            with open(records.path(instance, id), "rb") as file:
+            with open(records.path(instance, id), "rb", opener=records.open_now) as file:
                 is_user = network.name in json.loads(file.read(1 << 20))["networks"]
         except FileNotFoundError:
             continue
@@ -61,20 +86,49 @@ def podman_users() -> dict[str, list[str]]:
     does not answer.
     """
     graphroot = containers.graphroot()[0]
-    if not any(map(storage.records, storage.files(graphroot, "containers"))):
+    stored = [
+        record
+        for path in storage.files(graphroot, "containers")
+        for record in storage.records(path)
+    ]
+    if not stored:
         return {}
     from rootlessnet.kernel import spawn
 
     program = spawn.find("podman")
     if program is None:
         raise Error("podman's storage has containers, and there is no podman to ask about them")
-    command = [program, "--log-level=error", "ps", "--all", "--no-trunc"]
+    command = [program, "--log-level=fatal", "ps", "--all", "--no-trunc"]
     status, text = spawn.run([*command, "--format", "{{.ID}}={{.Networks}}"], _PATIENCE)
     if status:
-        raise Error(f"ask podman about its containers: {text.strip()}")
+        text = _one_by_one(program, stored, text)
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         container, _, names = line.partition("=")
         for name in names.split(","):
             found.setdefault(name.strip(), []).append(container[:12])
     return found
+
+
+def _one_by_one(program: str, stored: list[Any], problem: str) -> str:
+    """What `podman ps` would have said, from `podman inspect` of each container.
+
+    `ps` gives up at a container that was started on the other side of `rootlessnet enter`, whose
+    network namespace it cannot join; `inspect` passes over that.
+    """
+    from rootlessnet.kernel import spawn
+
+    text = ""
+    template = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}},{{end}}"
+    for record in stored:
+        id = record.get("id") if isinstance(record, dict) else None
+        if not isinstance(id, str) or not id:
+            raise Error(f"ask podman about its containers: {problem.strip()}")
+        common = [program, "--log-level=fatal", "container"]
+        status, networks = spawn.run([*common, "inspect", "--format", template, id], _PATIENCE)
+        if not status:
+            text += f"{id}={networks.strip()}\n"
+        elif spawn.run([*common, "exists", id], _PATIENCE)[0] != _NO_SUCH_CONTAINER:
+            raise Error(f"ask podman about its containers: {problem.strip()}")
+        # Else it is buildah's, which has no networks, or was removed just now.
+    return text

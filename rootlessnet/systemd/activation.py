@@ -27,7 +27,8 @@ def parse(text: str) -> tuple[str, int, str]:
         raise Error(f"--listen {text}: an IPv6 address has to be in brackets: [{address}]:{port}")
     if slash and protocol not in ("tcp", "udp"):
         raise Error(f"--listen {text}: unknown protocol {protocol}", hint="tcp or udp")
-    if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
+    plain = port.isascii() and port.isdecimal() and len(port) <= 5
+    if not (plain and 1 <= int(port) <= 65535):
         raise Error(f"--listen {text}: {port or 'nothing'} is not a port", hint="1 to 65535")
     return address, int(port), protocol or "tcp"
 
@@ -88,7 +89,8 @@ def hand_over(names: list[str], sockets: list[tuple[str, int]]) -> dict[str, str
 
     first = FIRST_FD + len(names)
     # Out of the way first: one of ours may stand where another one goes.
-    lifted = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for _, fd in sockets]
+    above = first + len(sockets)
+    lifted = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for _, fd in sockets]
     for _, fd in sockets:
         os.close(fd)
     for target, fd in enumerate(lifted, first):
