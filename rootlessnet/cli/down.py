@@ -45,6 +45,11 @@ def main(argv: list[str]) -> int:
         raise Error("--all and --name: only one of them can be given")
     instance = paths.find(arguments.last(values, "static-dir"))
     force = "force" in values
+    if force and _is_user(instance):
+        raise Error(
+            "down --force: this command is inside the instance, and would have to end itself",
+            hint="run it outside; without --force a lease is given back from here, too",
+        )
     if not force:
         start.heal(instance)
     records = named.records(instance)
@@ -67,6 +72,11 @@ def main(argv: list[str]) -> int:
     _kick(instance)
     _wait_until_down(instance)
     return 0
+
+
+def _is_user(instance: Instance) -> bool:
+    """Whether this command itself keeps the instance: it is inside, or has inherited a lease."""
+    return start.is_inside(instance) or lease.is_holder(instance, os.getpid())
 
 
 def _give_back(instance: Instance, name: str, record: dict[str, object]) -> None:
@@ -168,6 +178,7 @@ def _wait_until_down(instance: Instance) -> None:
             or view.users(instance)
             or cni_results.names(instance)
             or _lingers(instance)
+            or _is_user(instance)
         ):
             return
         if time.monotonic() > deadline:

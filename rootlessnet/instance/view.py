@@ -165,8 +165,8 @@ def _describe(instance: Instance, chosen: list[int], with_lease: set[int]) -> li
             with process.oneshot():
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue
-                if process.ppid() == supervisor and process.name() == _OWN_NAME:
-                    continue  # a copy of it that has a look around
+                if pid not in with_lease and _only_looks(process, supervisor, chosen):
+                    continue
                 found.append(
                     {
                         "pid": pid,
@@ -183,6 +183,17 @@ def _describe(instance: Instance, chosen: list[int], with_lease: set[int]) -> li
 
 
 _OWN_NAME = "rootlessnet"
+
+
+def _only_looks(process: Any, supervisor: int | None, inside: list[int]) -> bool:
+    """Whether it is a copy of the supervisor, or of a command outside, that has a look around and
+    is gone in a moment."""
+    if process.name() != _OWN_NAME:
+        return False
+    parent = process.parent()
+    if parent is None or parent.pid in inside:
+        return False
+    return bool(parent.pid == supervisor or parent.name() == _OWN_NAME)
 
 
 def command_line(process: Any) -> str:
