@@ -52,6 +52,8 @@ def main(argv: list[str]) -> int:
         )
     if not force:
         start.heal(instance)
+    else:
+        _mend_holder(instance)
     records = named.records(instance)
     if "all" in values or (force and "name" not in values):
         chosen = list(records)
@@ -86,6 +88,17 @@ def _give_back(instance: Instance, name: str, record: dict[str, object]) -> None
     if isinstance(pid, int) and isinstance(started, int):
         cleanup.end(pid, started, grace=_GRACE)
     named.remove(instance, name)
+
+
+def _mend_holder(instance: Instance) -> None:
+    """Put a record in the place of a damaged one, by which what is inside can be reached; that the
+    mounts in it are missing does not matter to what is ended."""
+    holder = None if state.read_holder(instance) else state.living_holder(instance)
+    if holder:
+        try:
+            state.write_holder(instance, holder)
+        except OSError as error:
+            warn(reason(error))
 
 
 def _end_containers(instance: Instance) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 
-from rootlessnet.errors import Error
 from rootlessnet.instance import containers, lease, named, paths, start, state
 from rootlessnet.instance.clock import timestamp
 
@@ -24,10 +23,9 @@ def status(instance: Instance) -> dict[str, Any]:
     record = state.read(instance)
     holder = state.read_holder(instance)
     if record is None and holder is not None and _holder_lives(instance, holder):
-        raise Error(
-            f"read {instance.path(state.STATE)}: damaged, but the instance runs",
-            hint="rootlessnet down --force ends it, with what is inside",
-        )
+        raise state.damaged(instance, state.STATE)
+    if holder is None and state.living_holder(instance) is not None:
+        raise state.damaged(instance, state.HOLDER)
     if record is None or holder is None or not _holder_lives(instance, holder):
         return _down(instance)
     supervisor = _living(record["supervisor"])

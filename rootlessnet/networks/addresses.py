@@ -17,6 +17,7 @@ or damaged is made again from them, and an address whose container has no record
 from __future__ import annotations
 
 import os
+import stat
 
 from rootlessnet.errors import Error, warn
 from rootlessnet.instance import containers
@@ -176,7 +177,8 @@ def _transaction(instance: Instance, act: Callable[[sqlite3.Connection], T]) -> 
     import sqlite3
 
     try:
-        return _attempt(instance, act)
+        if _is_file(instance):
+            return _attempt(instance, act)
     except sqlite3.Error as error:
         if not _is_damage(error):
             raise Error(f"use the database of addresses: {error}") from None
@@ -190,6 +192,14 @@ def _transaction(instance: Instance, act: Callable[[sqlite3.Connection], T]) -> 
         return _attempt(instance, act)
     except (sqlite3.Error, OSError) as error:
         raise Error(f"make the database of addresses again: {error}") from None
+
+
+def _is_file(instance: Instance) -> bool:
+    """Whether the database is a file or not there yet: what else is in its place is no database."""
+    try:
+        return stat.S_ISREG(os.lstat(instance.path(FILE)).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _attempt(instance: Instance, act: Callable[[sqlite3.Connection], T]) -> T:

@@ -18,8 +18,8 @@ import os
 from functools import partial
 
 from rootlessnet.errors import Error, Failures, debug, reason, warn
-from rootlessnet.instance import cni_results, containers, dns, lock, state
-from rootlessnet.kernel import links, netns, process
+from rootlessnet.instance import cni_results, containers, dns, lock
+from rootlessnet.kernel import files, links, netns, process
 from rootlessnet.kernel.trace import trace
 from rootlessnet.networks import aardvark, addresses, cni, container_netns, netavark, published
 from rootlessnet.networks.attachment import Attachment, Container, hashed
@@ -66,12 +66,11 @@ class Session:
 def _finish_pending(instance: Instance) -> None:
     path = instance.path(containers.PENDING)
     try:
-        with open(path, encoding="utf-8") as file:
-            id = file.read(4096)
+        id = files.read(path, 4096).decode()
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        warn(f"{path}: {error}")
+        warn(f"finish what a killed command has left: {reason(error)}")
         id = ""
     record = containers.read(instance, id) if id else None
     if record is not None:
@@ -96,7 +95,7 @@ def _finish(instance: Instance, record: dict[str, Any]) -> None:
 
 def _mark(instance: Instance, id: str) -> None:
     try:
-        state.replace(instance.path(containers.PENDING), id.encode())
+        files.replace(instance.path(containers.PENDING), id.encode())
     except OSError as error:
         raise Error("record the container") from error
 
