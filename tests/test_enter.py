@@ -339,10 +339,10 @@ def test_instance_of_another_user_namespace_is_refused_by_name(net: Net) -> None
         (["enter", "--keep-id=yes"], "option --keep-id takes no value"),
         (
             ["enter", "--timeout", "soon"],
-            "--timeout soon: not a number of seconds from 0.1 to 1e+06",
+            "--timeout soon: not a number of seconds from 0.1 to 1000000",
         ),
-        (["enter", "--linger=-1"], "--linger -1: not a number of seconds"),
-        (["enter", "--linger=nan"], "--linger nan: not a number of seconds"),
+        (["enter", "--linger=-1"], "--linger -1: not a number of seconds from 0 to 315360000"),
+        (["enter", "--linger=nan"], "--linger nan: not a number of seconds from 0 to 315360000"),
         (["enter", ""], "the command is an empty word"),
         (["frobnicate"], "unknown command frobnicate"),
         (["status", "extra"], "unexpected argument extra"),

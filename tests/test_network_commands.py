@@ -348,3 +348,9 @@ def test_a_fifo_among_the_networks_keeps_nobody_waiting(chosen: Chosen) -> None:
     done = home.run("ls", "-q")
     assert "lab\n" in done.stdout
     assert str(odd) in done.stderr and "not a regular file" in done.stderr
+
+
+def test_a_template_that_is_not_closed(home: Home) -> None:
+    done = home.run("ls", "--format", "{{.Name", check=False)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("rootlessnet: --format {{.Name: {{ is not closed by }}")

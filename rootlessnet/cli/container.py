@@ -93,8 +93,8 @@ def _pid(values: arguments.Values) -> int:
     text = arguments.last(values, "pid")
     if "pid" not in values:
         return 0
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 1 << 31):
-        raise Error(f"--pid {text}: not a process id")
+    if not (text.isascii() and text.isdecimal() and 0 < int(text[:11]) < 1 << 31):
+        raise Error(f"--pid {text}: not a process id", hint="a number from 1 on, as ps shows it")
     return int(text)
 
 

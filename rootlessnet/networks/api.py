@@ -247,9 +247,9 @@ def setup(
     if hostname:
         connection.check_alias(hostname)
     chosen = list(networks) or [connection.Connection(_default_name())]
-    choice, attachments = _attachments(chosen)
-    where = instance or paths.find()
     publications = _publications(publish)
+    choice, attachments = _attachments(chosen)  # which may write the choice of a backend down
+    where = instance or paths.find()
     result: dict[str, Any] = inside.run(
         where,
         lambda: containers.setup(

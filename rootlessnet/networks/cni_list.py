@@ -243,7 +243,7 @@ def _version(document: dict[str, Any]) -> str:
 
 def _key(version: str) -> tuple[int, ...]:
     parts = version.split(".")
-    if len(parts) > 3 or not all(part.isdecimal() for part in parts):
+    if len(parts) > 3 or not all(part.isdecimal() and len(part) < 10 for part in parts):
         raise Error(f"{_LIST}: invalid version {gojson.quote(version)}")
     numbers = [int(part) for part in parts]
     return tuple(numbers + [0] * (3 - len(numbers)))

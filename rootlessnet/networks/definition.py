@@ -180,7 +180,7 @@ def _number(text: str) -> int:
     digits = text[1:] if text[0] in "+-" else text
     if not (digits.isascii() and digits.isdecimal()):
         raise Error(f"strconv.Atoi: parsing {gojson.quote(text)}: invalid syntax")
-    value = int(text)
+    value = int(text) if len(text) < 32 else 1 << 64
     if not -(1 << 63) <= value < 1 << 63:
         raise Error(f"strconv.Atoi: parsing {gojson.quote(text)}: value out of range")
     return value

@@ -27,7 +27,7 @@ def parse(text: str) -> tuple[str, int, str]:
         raise Error(f"--listen {text}: an IPv6 address has to be in brackets: [{address}]:{port}")
     if slash and protocol not in ("tcp", "udp"):
         raise Error(f"--listen {text}: unknown protocol {protocol}", hint="tcp or udp")
-    if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
+    if not (port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= 65535):
         raise Error(f"--listen {text}: {port or 'nothing'} is not a port", hint="1 to 65535")
     return address, int(port), protocol or "tcp"
 
@@ -72,7 +72,9 @@ def listen(text: str) -> int:
 def inherited() -> list[str]:
     """The names of the sockets that systemd handed to us; empty when there are none."""
     count = os.environ.get("LISTEN_FDS", "")
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not (
+        count.isdecimal() and len(count) <= 5
+    ):
         return []
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     return [(names[n] if n < len(names) else "") or "unknown" for n in range(int(count))]
