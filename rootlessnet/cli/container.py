@@ -46,6 +46,7 @@ COMMANDS = {
     "setup": "attach a container to networks",
     "teardown": "detach containers from everything; again is no error",
     "reload": "restore firewall rules and ports; IP and MAC stay",
+    "check": "whether its networks are what they were set up as",
     "inspect": "print podman's NetworkSettings of a container or a network namespace",
     "stats": "show what went through the interfaces of a container",
     "ls": "show the containers",
@@ -64,6 +65,7 @@ def main(argv: list[str]) -> int:
         "setup": _setup,
         "teardown": _teardown,
         "reload": _reload,
+        "check": _check,
         "inspect": _inspect,
         "stats": _stats,
         "ls": _ls,
@@ -217,6 +219,33 @@ def _reload(argv: list[str]) -> int:
     if failed:
         raise Failures("reload containers", failed)
     return 0
+
+
+_DIFFERENT = 1
+"""Exit status of check when something is not as it was set up."""
+
+
+def _check(argv: list[str]) -> int:
+    parsed = _each(argv, "check ID... | --all", "check", (ALL,))
+    if parsed is None:
+        return 0
+    _, words, instance = parsed
+    from rootlessnet.networks import api
+
+    failed = []
+    status = 0
+    for id in words:
+        try:
+            found = api.check(id, instance=instance)
+        except Error as error:
+            failed.append(error)
+            continue
+        for text in found:
+            print(f"{id}: {text}")
+            status = _DIFFERENT
+    if failed:
+        raise Failures("check containers", failed)
+    return status
 
 
 def _inspect(argv: list[str]) -> int:

@@ -303,6 +303,15 @@ def teardown_gone(*, instance: Instance | None = None) -> list[str]:
     return list(inside.run(where, lambda: containers.teardown_gone(where)))
 
 
+def check(id: str, *, instance: Instance | None = None) -> list[str]:
+    """What is not as it was set up about the networks of a container, in words."""
+    from rootlessnet.networks import containers, inside
+
+    where = instance or paths.find()
+    _known(where, id)
+    return list(inside.run(where, lambda: containers.check(where, id)))
+
+
 def reload(id: str, *, instance: Instance | None = None) -> None:
     """Restore firewall rules, interfaces and ports of a container; IP and MAC stay."""
     from rootlessnet.networks import containers, inside

@@ -188,7 +188,7 @@ def disconnect(instance: Instance, id: str, name: str) -> None:
             container_session.unmark(instance)
 
 
-# -- reload, and what is gone ----------------------------------------------------------------------
+# -- reload, check, and what is gone ---------------------------------------------------------------
 
 
 def reload(instance: Instance, id: str) -> None:
@@ -203,6 +203,14 @@ def reload(instance: Instance, id: str) -> None:
             container_attach.restore(instance, record)
         finally:
             container_session.unmark(instance)
+
+
+def check(instance: Instance, id: str) -> list[str]:
+    """What is not as it was set up about the networks of a container, in words. Raises Error."""
+    from rootlessnet.networks import container_check
+
+    with Session(instance):
+        return container_check.check(instance, _existing(instance, id))
 
 
 def is_gone(record: dict[str, Any]) -> bool:
