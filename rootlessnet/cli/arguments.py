@@ -66,12 +66,17 @@ Values = dict[str, list[str]]
 
 
 def parse(
-    argv: Sequence[str], options: Sequence[Option], *, stop_at_word: bool = False
+    argv: Sequence[str],
+    options: Sequence[Option],
+    *,
+    stop_at_word: bool = False,
+    may_be_empty: bool = False,
 ) -> tuple[Values, list[str]]:
     """The values of each option that was given, by name, and the remaining words.
 
     With stop_at_word everything from the first word on is left alone (it is a command line of its
-    own). An option without metavar has empty strings as values. Raises UsageError.
+    own). Words are refused that are empty, but with may_be_empty. An option without metavar has
+    empty strings as values. Raises UsageError.
     """
     known = {f"--{option.name}": option for option in options}
     known.update({f"-{option.short}": option for option in options if option.short})
@@ -110,7 +115,7 @@ def parse(
             )
         values.setdefault(option.name, []).append(value)
     # The completions are asked about words that are being typed, and a command sees to its own.
-    if "" in words and not stop_at_word and "words" not in values:
+    if "" in words and not (stop_at_word or may_be_empty or "words" in values):
         raise UsageError("an argument is an empty word")
     if "debug" in values:
         set_debug()

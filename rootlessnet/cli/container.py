@@ -100,12 +100,6 @@ def _pid(values: arguments.Values) -> int:
     return int(text)
 
 
-def _path(values: arguments.Values) -> str:
-    if "netns" in values and not arguments.last(values, "netns"):
-        raise Error("--netns: the path is empty")
-    return arguments.last(values, "netns")
-
-
 def _setup(argv: list[str]) -> int:
     usage = "setup ID (--new | --pid P | --netns PATH) [--network NAME]... [OPTIONS]"
     parsed = _parse(argv, usage, SETUP, 1, 1)
@@ -124,7 +118,7 @@ def _setup(argv: list[str]) -> int:
             [connection.parse(text) for text in values.get("network", ())],
             new="new" in values,
             pid=_pid(values),
-            netns=_path(values),
+            netns=arguments.last(values, "netns"),
             hostname=arguments.last(values, "hostname"),
             publish=values.get("publish", ()),
             instance=instance,
@@ -262,7 +256,9 @@ def _inspect(argv: list[str]) -> int:
         if words:
             found = api.inspect_container(words[0], instance=instance)
         else:
-            found = api.inspect_namespace(pid=_pid(values), netns=_path(values), instance=instance)
+            found = api.inspect_namespace(
+                pid=_pid(values), netns=arguments.last(values, "netns"), instance=instance
+            )
     except Error as error:
         raise Error("inspect") from error
     _print_json(found)
