@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from container_support import lab  # noqa: F401
 from device_fixtures import world  # noqa: F401
-from fixtures import hanging_driver, net  # noqa: F401
+from fixtures import faulty_driver, hanging_driver, net  # noqa: F401
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,31 @@ def net(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Net]:
         return [name for name in new.values() if name.startswith(_OURS)]
 
     wait_for("no process of ours is left", lambda: not leaked(), 10)
+
+
+@pytest.fixture
+def faulty_driver(net: Net, tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """Environment with a driver, that of net, whose start is the given shell script; what it says
+    of its features is the real one's."""
+
+    def make(script: str) -> dict[str, str]:
+        program = tmp_path / "bin" / net.driver
+        program.parent.mkdir()
+        program.write_text(
+            "#!/bin/sh\n"
+            'for last; do :; done; case "$last" in\n'
+            f'--help|--version) exec /usr/bin/{net.driver} "$@";; esac\n'
+            f"{script}\n"
+        )
+        program.chmod(0o755)
+        conf = tmp_path / "containers.conf"
+        conf.write_text(
+            f'[engine]\nnetwork_cmd_path = "{program}"\n'
+            f'helper_binaries_dir = ["{program.parent}"]\n'
+        )
+        return {"CONTAINERS_CONF": str(conf)}
+
+    return make
 
 
 _numbers = itertools.count()

@@ -177,6 +177,15 @@ class Net:
             child.communicate()
 
 
+def failing(net: Net, environment: dict[str, str], *options: str) -> list[str]:
+    """The error lines of an enter that has to fail with 125 and leave nothing."""
+    done = net.run("enter", *options, "true", env=environment, check=False)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert not net.directory.exists()
+    net.enter("true")  # the next good run works
+    return done.stderr.splitlines()
+
+
 def kill(pid: int) -> None:
     """kill -9, and wait until it is gone or a zombie."""
     pidfd = os.pidfd_open(pid)

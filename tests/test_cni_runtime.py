@@ -579,7 +579,7 @@ def test_a_plugin_that_outlives_its_runtime_has_the_attachment_to_itself(
 
 
 POINTS = [
-    "cni:cache-written",
+    "files:written",
     "cni:begun",
     "cni:add:one",
     "cni:add:two",
@@ -599,7 +599,7 @@ def test_what_a_killed_add_leaves_is_taken_away(bench: Bench, point: str, then: 
     environment = {**os.environ, "ROOTLESSNET_CRASH_AT": point}
     done = subprocess.run(program(bench, code), env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert held.exists() == (point not in ("cni:cache-written", "cni:begun"))
+    assert held.exists() == (point not in ("files:written", "cni:begun"))
     lab = network("one", "two", version="1.1.0")
     if then == "add" and point in ("cni:cached", "cni:added"):
         message = error_of(bench.runtime.add, lab, "c1", "/proc/thread-self/ns/net", "eth0")
@@ -616,7 +616,7 @@ def test_what_a_killed_add_leaves_is_taken_away(bench: Bench, point: str, then: 
         bench.runtime.gc(lab, [])
     assert not held.exists()
     left = os.listdir(bench.entry(""))
-    assert left == [] or (left == ["..lab-c1-eth0"] and point == "cni:cache-written")
+    assert left == [] or (left == ["..lab-c1-eth0"] and point == "files:written")
 
 
 @pytest.mark.parametrize("point", ["cni:del:two", "cni:del:one", "cni:deleted"])

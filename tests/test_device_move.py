@@ -351,7 +351,10 @@ def test_resolve() -> None:
     [
         (["move"], "device move: too few arguments: device move DEVICE NETNS [--name NEW]"),
         (["move", "a", "b", "c"], "unexpected argument c"),
-        (["move", "a", "b", "--name="], "device move: the name is empty: --name NEW"),
+        (
+            ["move", "a", "b", "--name="],
+            "option --name needs a value, not an empty one: --name NEW",
+        ),
         (["move", "a", "b", "--colour"], "unknown option --colour"),
         (["apply", "a"], "device apply: no bundle is given: --bundle DIR"),
         (["stats"], "device stats: too few arguments: device stats DEVICE [--json]"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -67,6 +68,93 @@ def test_no_newuidmap(net: Net, tmp_path: Path) -> None:
     found = findings(net, env={"PATH": str(tmp_path)})["subordinate ids"]
     assert found["level"] == "warning"
     assert found["mend"] == "sudo apt install uidmap"
+
+
+def configured(tmp_path: Path, text: str) -> dict[str, str]:
+    conf = tmp_path / "containers.conf"
+    conf.write_text(text)
+    return {"CONTAINERS_CONF": str(conf)}
+
+
+NETAVARK = '[network]\nnetwork_backend = "netavark"\n'
+CNI = '[network]\nnetwork_backend = "cni"\n'
+
+
+def test_programs_for_containers_and_published_ports(net: Net, tmp_path: Path) -> None:
+    found = findings(net, env=configured(tmp_path, NETAVARK))
+    assert found["network backend"]["text"].startswith("netavark: network_backend in ")
+    for name, path in (
+        ("netavark", "/usr/lib/podman/netavark"),
+        ("aardvark-dns", "/usr/lib/podman/aardvark-dns"),
+        ("iptables", "/usr/sbin/iptables"),
+        ("nft", "/usr/sbin/nft"),
+    ):
+        assert found[name]["level"] == "ok"
+        assert re.fullmatch(rf"{path}, version \d+\.\d+\.\d+", found[name]["text"])
+    assert "CNI plugins" not in found
+
+    found = findings(net, env=configured(tmp_path, CNI))
+    assert found["CNI plugins"] == {
+        "check": "CNI plugins",
+        "level": "ok",
+        "text": "bridge host-local portmap firewall tuning in /usr/lib/cni, specification 1.0.0",
+        "mend": None,
+    }
+    assert "netavark" not in found
+
+
+def test_missing_programs_for_containers_are_warnings(net: Net, tmp_path: Path) -> None:
+    (tmp_path / "netavark").symlink_to("/usr/lib/podman/netavark")
+    engine = f'[engine]\nhelper_binaries_dir = ["{tmp_path}"]\n'
+    done = net.run("doctor", env=configured(tmp_path, NETAVARK + engine))
+    assert (
+        f"warning  aardvark-dns         not in {tmp_path}; needed for containers to find each "
+        "other by name\n"
+        "                              mend it: sudo apt install aardvark-dns\n"
+    ) in done.stdout
+    (tmp_path / "netavark").unlink()
+    found = findings(net, env=configured(tmp_path, NETAVARK + engine))
+    assert found["netavark"]["text"] == f"not in {tmp_path}; needed for container networks"
+    assert found["netavark"]["mend"] == "sudo apt install netavark"
+    (tmp_path / "netavark").write_text("#!/bin/sh\necho no such CPU; exit 3\n")
+    (tmp_path / "netavark").chmod(0o755)
+    found = findings(net, env=configured(tmp_path, NETAVARK + engine))
+    assert found["netavark"]["text"] == (
+        f"{tmp_path}/netavark does not run: no such CPU; needed for container networks"
+    )
+
+
+def test_missing_cni_plugins(net: Net, tmp_path: Path) -> None:
+    for name in ("bridge", "portmap", "firewall", "tuning"):
+        (tmp_path / name).symlink_to(f"/usr/lib/cni/{name}")
+    env = configured(tmp_path, f'{CNI}cni_plugin_dirs = ["{tmp_path}"]\n')
+    found = findings(net, env=env)["CNI plugins"]
+    assert found == {
+        "check": "CNI plugins",
+        "level": "warning",
+        "text": f"not usable: host-local; looked for in {tmp_path}; needed for container networks",
+        "mend": "sudo apt install containernetworking-plugins",
+    }
+    (tmp_path / "host-local").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "host-local").chmod(0o755)
+    assert findings(net, env=env)["CNI plugins"]["text"].startswith(
+        "not usable: host-local (cni plugin host-local failed: exit status 3); looked for in "
+    )
+
+
+def test_no_nft(net: Net) -> None:
+    done = spoiled(net, "mount --bind /dev/null /usr/sbin/nft")
+    line = next(line for line in done.stdout.splitlines() if line.split()[1] == "nft")
+    assert line.startswith("warning ") and "/usr/sbin" in line
+    assert line.endswith("needed for servers in containers, or of UDP, to see the client's address")
+    assert "mend it: sudo apt install nftables" in done.stdout
+
+
+def test_unknown_network_backend(net: Net, tmp_path: Path) -> None:
+    env = configured(tmp_path, '[network]\nnetwork_backend = "netavarkk"\n')
+    found = findings(net, env=env)["network backend"]
+    assert found["level"] == "warning"
+    assert found["text"].startswith("no container networks: unsupported network backend")
 
 
 def test_leftovers_of_a_crash_are_shown_and_mended(net: Net) -> None:

@@ -1,74 +1,51 @@
-"""slirp4netns that is missing, too old, dies or never answers: one line, nothing left behind."""
+"""A driver that is missing, too old, dies or never answers: one line, nothing left behind."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from support import Net, both_drivers, own_processes
+from support import Net, both_drivers, failing, own_processes
+
+Faulty = Callable[[str], dict[str, str]]
 
 
-@pytest.fixture
-def driver(tmp_path: Path):
-    """Use a slirp4netns whose start is the given shell script; its --help is the real one's."""
-
-    def make(script: str) -> dict[str, str]:
-        program = tmp_path / "slirp4netns"
-        program.write_text(
-            "#!/bin/sh\n"
-            'case "$1" in --help|--version) exec /usr/bin/slirp4netns "$1";; esac\n'
-            f"{script}\n"
-        )
-        program.chmod(0o755)
-        conf = tmp_path / "containers.conf"
-        conf.write_text(f'[engine]\nnetwork_cmd_path = "{program}"\n')
-        return {"CONTAINERS_CONF": str(conf)}
-
-    return make
-
-
-def refused(net: Net, environment: dict[str, str], *options: str) -> list[str]:
-    """The error lines of an enter that has to fail with 125 and leave nothing."""
-    done = net.run("enter", *options, "true", env=environment, check=False)
-    assert (done.returncode, done.stdout) == (125, "")
-    assert not net.directory.exists()
-    net.enter("true")  # the next good run works
-    return done.stderr.splitlines()
-
-
-def test_driver_that_ends_is_seen_at_once_with_its_words(net: Net, driver) -> None:
+@both_drivers
+def test_driver_that_ends_is_seen_at_once_with_its_words(net: Net, faulty_driver: Faulty) -> None:
     start = time.monotonic()
-    lines = refused(net, driver("echo cannot frobnicate >&2; exit 3"))
+    lines = failing(net, faulty_driver("echo cannot frobnicate >&2; exit 3"))
     assert time.monotonic() - start < 5, "well before the deadline of 10 s"
     assert lines == [
-        "rootlessnet: start slirp4netns: it ended with status 3: cannot frobnicate",
+        f"rootlessnet: start {net.driver}: it ended with status 3: cannot frobnicate",
     ]
 
 
-def test_driver_that_is_killed(net: Net, driver) -> None:
-    assert refused(net, driver("kill -SEGV $$")) == [
-        "rootlessnet: start slirp4netns: it was killed by signal 11",
+@both_drivers
+def test_driver_that_is_killed(net: Net, faulty_driver: Faulty) -> None:
+    assert failing(net, faulty_driver("kill -SEGV $$")) == [
+        f"rootlessnet: start {net.driver}: it was killed by signal 11",
     ]
 
 
-def test_driver_that_never_answers_ends_at_the_deadline(net: Net, driver) -> None:
+@both_drivers
+def test_driver_that_never_answers_ends_at_the_deadline(net: Net, faulty_driver: Faulty) -> None:
     start = time.monotonic()
-    lines = refused(net, driver("echo thinking; exec sleep 987"), "--timeout", "1")
+    lines = failing(net, faulty_driver("echo thinking; exec sleep 987"), "--timeout", "1")
     assert 1 <= time.monotonic() - start < 6
-    assert lines[0].startswith("rootlessnet: start slirp4netns: no answer after ")
+    assert lines[0].startswith(f"rootlessnet: start {net.driver}: no answer after ")
     assert lines[0].endswith(": thinking")
     assert not any(command == "sleep 987 " for command in own_processes().values())
 
 
-def test_driver_that_closes_its_ready_pipe_and_goes_on(net: Net, driver) -> None:
-    lines = refused(net, driver("exec 3>&-; exec sleep 1000"), "--timeout", "1")
+def test_driver_that_closes_its_ready_pipe_and_goes_on(net: Net, faulty_driver: Faulty) -> None:
+    lines = failing(net, faulty_driver("exec 3>&-; exec sleep 1000"), "--timeout", "1")
     assert lines == ["rootlessnet: start slirp4netns: it closed its ready pipe and went on"]
 
 
-def test_real_driver_that_refuses_its_arguments(net: Net, driver) -> None:
-    lines = refused(net, driver('exec /usr/bin/slirp4netns "$@" --mtu=99999999'))
+def test_real_driver_that_refuses_its_arguments(net: Net, faulty_driver: Faulty) -> None:
+    lines = failing(net, faulty_driver('exec /usr/bin/slirp4netns "$@" --mtu=99999999'))
     assert lines[0].startswith("rootlessnet: start slirp4netns: it ended with status 1: ")
     assert "mtu" in lines[0].lower()
 
@@ -78,7 +55,7 @@ def test_no_driver(net: Net, tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")
     conf = tmp_path / "containers.conf"
     conf.write_text('[engine]\nnetwork_cmd_path = "/no/such/slirp4netns"\n')
-    assert refused(net, {"CONTAINERS_CONF": str(conf)}) == [
+    assert failing(net, {"CONTAINERS_CONF": str(conf)}) == [
         "rootlessnet: start slirp4netns: /no/such/slirp4netns not found",
         "  hint: install slirp4netns 0.4.0 or newer (Debian: apt install slirp4netns)",
     ]
@@ -87,7 +64,7 @@ def test_no_driver(net: Net, tmp_path: Path) -> None:
 def test_program_that_is_no_slirp4netns(net: Net, tmp_path: Path) -> None:
     conf = tmp_path / "containers.conf"
     conf.write_text('[engine]\nnetwork_cmd_path = "/usr/bin/true"\n')
-    lines = refused(net, {"CONTAINERS_CONF": str(conf)})
+    lines = failing(net, {"CONTAINERS_CONF": str(conf)})
     assert lines[0].startswith("rootlessnet: ask /usr/bin/true for its features: Usage: ")
 
 
@@ -97,7 +74,7 @@ def test_driver_that_hangs_at_its_help(net: Net, tmp_path: Path) -> None:
     program.chmod(0o755)
     conf = tmp_path / "containers.conf"
     conf.write_text(f'[engine]\nnetwork_cmd_path = "{program}"\n')
-    lines = refused(net, {"CONTAINERS_CONF": str(conf)}, "--timeout", "1")
+    lines = failing(net, {"CONTAINERS_CONF": str(conf)}, "--timeout", "1")
     assert lines == [f"rootlessnet: run {program} --help: no answer in time"]
 
 

@@ -353,10 +353,10 @@ NINES = "9" * 5000
         (["enter", "--keep-id=yes"], "option --keep-id takes no value"),
         (
             ["enter", "--timeout", "soon"],
-            "--timeout soon: not a number of seconds from 0.1 to 1e+06",
+            "--timeout soon: not a number of seconds from 0.1 to 1000000",
         ),
-        (["enter", "--linger=-1"], "--linger -1: not a number of seconds"),
-        (["enter", "--linger=nan"], "--linger nan: not a number of seconds"),
+        (["enter", "--linger=-1"], "--linger -1: not a number of seconds from 0 to 315360000"),
+        (["enter", "--linger=nan"], "--linger nan: not a number of seconds from 0 to 315360000"),
         (["enter", ""], "the command is an empty word"),
         (["enter", "--listen", NINES, "true"], f"--listen {NINES}: {NINES} is not a port"),
         (

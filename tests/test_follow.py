@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from host_support import PREPARE, WRITE_RESOLV_CONF, Shell
 from support import Net, wait_for
-from test_resolvconf import PREPARE
 
 CHANGES = {
     "rewritten": "cat > /etc/resolv.conf",
@@ -22,34 +22,15 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_change_on_the_host_is_seen_inside(net: Net, tmp_path: Path, change: str) -> None:
-    stage = tmp_path / "stage"
-    stage.mkdir()
-    make = "open('/etc/resolv.conf', 'w').write('nameserver 203.0.113.77\\n')"
+    make = WRITE_RESOLV_CONF
     if "target" in change:
         make = (
             "open('/opt/real', 'w').write('nameserver 203.0.113.77\\n');"
             "os.symlink('/opt/real', '/etc/resolv.conf')"
         )
-    # A shell in the machine of the test, from which everything is done: the supervisor is there.
-    shell = subprocess.Popen(
-        ["unshare", "-Urm", sys.executable, "-c", PREPARE, str(stage), make, "sh"],
-        env=net.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert shell.stdin is not None and shell.stdout is not None
-
-    def run(command: str) -> str:
-        shell.stdin.write(f"{command}\necho =END=\n")
-        shell.stdin.flush()
-        lines = []
-        while (line := shell.stdout.readline()) != "=END=\n":
-            assert line, "the shell has ended"
-            lines.append(line)
-        return "".join(lines)
-
-    def inside() -> str:
-        return run("rootlessnet enter cat /etc/resolv.conf")
-
-    try:
+    # From it everything is done: the supervisor is there.
+    with Shell(net, tmp_path / "stage", make) as shell:
+        run, inside = shell.run, shell.inside
         run("rootlessnet up")
         running = run("rootlessnet enter sleep 1000 >/dev/null & echo $!").strip()
         wait_for("it is inside", lambda: running in run("rootlessnet ps"))
@@ -67,8 +48,6 @@ def test_change_on_the_host_is_seen_inside(net: Net, tmp_path: Path, change: str
             1,
         )
         run(f"kill {running}; rootlessnet down")
-    finally:
-        shell.communicate("exit\n", timeout=20)
 
 
 READER = """

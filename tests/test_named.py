@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from support import Net, is_alive, kill, wait_for
+from support import PROGRAM, Net, is_alive, kill, wait_for
 
 
 def names(net: Net) -> list[str]:
@@ -95,11 +97,72 @@ def test_down_force_ends_what_ignores_sigterm(net: Net) -> None:
     net.wait_until_down()
 
 
+def test_down_force_from_inside_is_refused_at_once(net: Net) -> None:
+    net.run("up")
+    child = net.hold()
+    done = net.enter(PROGRAM, "down", "--force", check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        125,
+        "",
+        "rootlessnet: down --force: this command is inside the instance, and would have to end "
+        "itself\n"
+        "  hint: run it outside; without --force a lease is given back from here, too\n",
+    )
+    # Elsewhere by now, but with a lease that it has inherited.
+    done = net.enter("unshare", "-n", PROGRAM, "down", "--force", check=False)
+    assert done.returncode == 125 and "this command is inside the instance" in done.stderr
+    assert names(net) == ["default"] and child.poll() is None
+    net.run("down", "--force")
+
+
+def test_down_from_inside_does_not_wait_for_its_own_end(net: Net) -> None:
+    net.run("up")
+    done = net.enter(PROGRAM, "down")
+    assert (done.stdout, done.stderr) == ("", "")
+    net.wait_until_down()
+
+
+_LOOKER = """
+import os, sys
+from rootlessnet.kernel import namespaces
+def named(name):
+    with open("/proc/self/comm", "w") as file:
+        file.write(name)
+named(sys.argv[2])
+if os.fork() == 0:
+    pins = namespaces.Pins(int(sys.argv[1]))
+    pins.join()
+    print("in", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.parametrize("name", ["rootlessnet", "another"])
+def test_down_force_leaves_commands_that_look_in_from_outside(net: Net, name: str) -> None:
+    net.run("up")
+    command = [sys.executable, "-c", _LOOKER, str(net.pids()["holder"]), name]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as looker:
+        assert looker.stdout is not None and looker.stdout.readline() == "in\n"
+        done = net.start("down", "--force")
+        if name == "rootlessnet":
+            wait_for("the lease is given back", lambda: not list(net.directory.glob("leases/*")))
+            looker.communicate("", timeout=10)
+            assert done.communicate(timeout=20)[1] == ""
+        else:
+            said = done.communicate(timeout=20)[1]
+            assert said.startswith("rootlessnet: ended ") and "import os, sys" in said
+    net.wait_until_down()
+
+
 def test_down_force_with_nothing_there(net: Net) -> None:
     assert net.run("down", "--force").stderr == ""
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "a b", "ä", "x" * 241, "a.new"])
+@pytest.mark.parametrize("name", ["a/b", "..", "-x", "a b", "ä", "x" * 241, "a.new"])
 def test_names_that_are_none(net: Net, name: str) -> None:
     done = net.run("up", f"--name={name}", check=False)
     assert done.returncode == 125

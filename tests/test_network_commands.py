@@ -338,3 +338,19 @@ def test_a_network_file_is_replaced_whole(home: Home, tmp_path: Path) -> None:
     home.run("create", "right")
     assert not left.exists()
     assert home.podman("network", "ls", "-q").stdout == "left\npodman\nright\n"
+
+
+def test_a_fifo_among_the_networks_keeps_nobody_waiting(chosen: Chosen) -> None:
+    home, backend = chosen
+    home.run("create", "lab")
+    odd = home.directory(backend) / ("odd.json" if backend == "netavark" else "odd.conflist")
+    os.mkfifo(odd)
+    done = home.run("ls", "-q")
+    assert "lab\n" in done.stdout
+    assert str(odd) in done.stderr and "not a regular file" in done.stderr
+
+
+def test_a_template_that_is_not_closed(home: Home) -> None:
+    done = home.run("ls", "--format", "{{.Name", check=False)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("rootlessnet: --format {{.Name: {{ is not closed by }}")

@@ -158,7 +158,7 @@ def test_bad_option_starts_nothing(net: Net) -> None:
     done = net.run("enter", "-o", "mtu=foo", "true", check=False)
     assert (done.returncode, done.stderr) == (
         125,
-        'rootlessnet: -o mtu=foo: invalid mtu "foo"\n',
+        'rootlessnet: -o mtu=foo: invalid mtu "foo"\n  hint: mtu is a number such as 20000\n',
     )
     assert not net.directory.exists()
 
@@ -189,5 +189,6 @@ def test_bad_option_in_containers_conf_names_the_file(net: Net, tmp_path) -> Non
     done = net.enter("true", env={"CONTAINERS_CONF": str(conf)}, check=False)
     assert (done.returncode, done.stderr) == (
         125,
-        f'rootlessnet: {conf}: network_cmd_options mtu=1: invalid mtu "1"\n',
+        f'rootlessnet: {conf}: network_cmd_options mtu=1: invalid mtu "1"\n'
+        "  hint: mtu is a number such as 20000\n",
     )

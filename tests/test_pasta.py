@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import Net, both_drivers, is_alive, kill, own_processes, wait_for
-from test_resolvconf import PREPARE
+from host_support import Shell
+from support import Net, both_drivers, failing, is_alive, kill, own_processes, wait_for
 
 from rootlessnet.drivers import options, pasta
 from rootlessnet.drivers.target import Features
@@ -313,58 +313,18 @@ def test_pasta_options_reach_the_running_instance(net: Net, tmp_path: Path) -> N
 # -- its failures ---
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Callable[[str], dict[str, str]]:
-    """Use a pasta whose start is the given shell script; its --version is the real one's."""
-
-    def make(script: str) -> dict[str, str]:
-        path = tmp_path / "bin" / "pasta"
-        path.parent.mkdir()
-        path.write_text(
-            "#!/bin/sh\n"
-            'for last; do :; done; [ "$last" != --version ] || exec /usr/bin/pasta "$@"\n'
-            f"{script}\n"
-        )
-        path.chmod(0o755)
-        conf = tmp_path / "containers.conf"
-        conf.write_text(f'[engine]\nhelper_binaries_dir = ["{path.parent}"]\n')
-        return {"CONTAINERS_CONF": str(conf)}
-
-    return make
-
-
-def failing(net: Net, environment: dict[str, str], *options: str) -> list[str]:
-    done = net.run("enter", *options, "true", env=environment, check=False)
-    assert (done.returncode, done.stdout) == (125, "")
-    assert not net.directory.exists()
-    net.enter("true")  # the next good run works
-    return done.stderr.splitlines()
-
-
 @with_pasta
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("echo cannot frobnicate >&2; exit 3", "it ended with status 3: cannot frobnicate"),
-        ("kill -SEGV $$", "it was killed by signal 11"),
         ('exec 3>"$5"; exit 1', "it ended with status 1"),
         ('exec /usr/bin/pasta -m 999999 "$@"', "it ended with status 1: Invalid MTU: 999999"),
     ],
 )
 def test_pasta_that_ends_is_seen_at_once_with_its_words(
-    net: Net, program: Callable[[str], dict[str, str]], script: str, message: str
+    net: Net, faulty_driver: Callable[[str], dict[str, str]], script: str, message: str
 ) -> None:
-    assert failing(net, program(script)) == [f"rootlessnet: start pasta: {message}"]
-
-
-@with_pasta
-def test_pasta_that_never_answers_ends_at_the_deadline(
-    net: Net, program: Callable[[str], dict[str, str]]
-) -> None:
-    lines = failing(net, program("echo thinking; exec sleep 986"), "--timeout", "1")
-    assert lines[0].startswith("rootlessnet: start pasta: no answer after ")
-    assert lines[0].endswith(": thinking")
-    assert not any(command == "sleep 986 " for command in own_processes().values())
+    assert failing(net, faulty_driver(script)) == [f"rootlessnet: start pasta: {message}"]
 
 
 @with_pasta
@@ -408,8 +368,10 @@ def test_no_pasta(net: Net, tmp_path: Path) -> None:
 
 
 @with_pasta
-def test_what_it_says_is_in_the_log(net: Net, program: Callable[[str], dict[str, str]]) -> None:
-    net.hold(env=program('echo "a word of pasta" >&2; exec /usr/bin/pasta "$@"'))
+def test_what_it_says_is_in_the_log(
+    net: Net, faulty_driver: Callable[[str], dict[str, str]]
+) -> None:
+    net.hold(env=faulty_driver('echo "a word of pasta" >&2; exec /usr/bin/pasta "$@"'))
     assert "a word of pasta\n" in net.log()
     wait_for("logs shows it", lambda: "a word of pasta\n" in net.run("logs").stdout)
 
@@ -439,11 +401,11 @@ def test_it_is_taken_over_restarted_and_ends_with_the_rest(net: Net) -> None:
 
 @with_pasta
 def test_one_that_keeps_dying_leaves_a_degraded_instance_until_it_works_again(
-    net: Net, program: Callable[[str], dict[str, str]], tmp_path: Path
+    net: Net, faulty_driver: Callable[[str], dict[str, str]], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     script = f'[ ! -e {broken} ] || {{ echo cannot do it >&2; exit 9; }}; exec /usr/bin/pasta "$@"'
-    child = net.hold(env=program(script))
+    child = net.hold(env=faulty_driver(script))
     broken.touch()
     kill(net.pids()["driver"])
     wait_for("it is tried again and again", lambda: net.status()["driver"]["restarts"] >= 3)
@@ -458,9 +420,9 @@ def test_one_that_keeps_dying_leaves_a_degraded_instance_until_it_works_again(
 
 @with_pasta
 def test_supervisor_killed_before_it_is_ready_takes_it_along(
-    net: Net, program: Callable[[str], dict[str, str]]
+    net: Net, faulty_driver: Callable[[str], dict[str, str]]
 ) -> None:
-    child = net.start("enter", "true", env=program("exec sleep 985"))
+    child = net.start("enter", "true", env=faulty_driver("exec sleep 985"))
     wait_for("it is started", lambda: "sleep 985 " in own_processes().values())
     (driver,) = [pid for pid, name in own_processes().items() if name == "sleep 985 "]
     supervisor = int(Path(f"/proc/{driver}/stat").read_text().rpartition(")")[2].split()[1])
@@ -485,33 +447,13 @@ def test_files_it_needs_are_the_instances_own(net: Net) -> None:
 def test_server_that_the_host_left_comes_last_and_a_hidden_one_is_asked_by_a_new_pasta(
     net: Net, tmp_path: Path
 ) -> None:
-    stage = tmp_path / "stage"
-    stage.mkdir()
-    make = "open('/etc/resolv.conf', 'w').write('nameserver 203.0.113.77\\n')"
-    shell = subprocess.Popen(
-        ["unshare", "-Urm", sys.executable, "-c", PREPARE, str(stage), make, "sh"],
-        env=net.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert shell.stdin is not None and shell.stdout is not None
+    with Shell(net, tmp_path / "stage") as shell:
+        run, inside = shell.run, shell.inside
 
-    def run(command: str) -> str:
-        assert shell.stdin is not None and shell.stdout is not None
-        shell.stdin.write(f"{command}\necho =END=\n")
-        shell.stdin.flush()
-        lines = []
-        while (line := shell.stdout.readline()) != "=END=\n":
-            assert line, "the shell has ended"
-            lines.append(line)
-        return "".join(lines)
+        def driver() -> int:
+            pid: int = json.loads(run("rootlessnet status --json"))["driver"]["pid"]
+            return pid
 
-    def inside() -> str:
-        return run("rootlessnet enter cat /etc/resolv.conf")
-
-    def driver() -> int:
-        pid: int = json.loads(run("rootlessnet status --json"))["driver"]["pid"]
-        return pid
-
-    try:
         run("rootlessnet up")
         first = driver()
         assert inside() == "nameserver 10.0.2.3\nnameserver 203.0.113.77\n"
@@ -523,5 +465,3 @@ def test_server_that_the_host_left_comes_last_and_a_hidden_one_is_asked_by_a_new
         wait_for("pasta alone reaches it", lambda: inside() == "nameserver 10.0.2.3\n", 3)
         wait_for("a new one is there", lambda: driver() not in (None, first), 3)
         run("rootlessnet down")
-    finally:
-        shell.communicate("exit\n", timeout=20)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from host_support import PREPARE
 from support import Net
 
 from rootlessnet.errors import Error
@@ -125,20 +126,7 @@ def test_symlink_walk_of_a_loop(tmp_path: Path) -> None:
 
 # Each shape once more on the real thing: /etc and /run are rebuilt in a mount namespace of the
 # test's own, with the program's own means, and rootlessnet is run there.
-PREPARE = """
-import os, sys
-from rootlessnet.kernel import libc
-from rootlessnet.instance import mounts
-stage = sys.argv[1]
-libc.mount("tmpfs", stage, "tmpfs")
-for directory in ("/etc", "/run", "/opt", "/var"):
-    os.makedirs(stage + directory)
-    mounts.open_up(directory, f"{stage}/m{directory}", leave_out="resolv.conf")
-if os.path.isdir("/run/systemd"):
-    mounts.open_up("/run/systemd", f"{stage}/run-systemd", leave_out="resolve")
-exec(sys.argv[2])
-os.execvp(sys.argv[3], sys.argv[3:])
-"""
+
 
 MAKE = {
     "regular": "open('/etc/resolv.conf', 'w').write(TEXT)",

@@ -6,16 +6,14 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from host_support import Shell
 from support import Net, is_alive, kill, wait_for
-from test_resolvconf import PREPARE
 from watch_support import attachment, container, document, port
 
 from rootlessnet.watch import changes
@@ -185,34 +183,21 @@ def test_an_instance_that_is_ended_by_force(net: Net, events: Events) -> None:
 
 
 def test_resolv_conf_inside_changes(net: Net, tmp_path: Path) -> None:
-    stage = tmp_path / "stage"
-    stage.mkdir()
-    make = "open('/etc/resolv.conf', 'w').write('nameserver 203.0.113.77\\n')"
-    # In a machine of its own, of which the host's resolv.conf is the test's to change.
-    shell = subprocess.Popen(
-        ["unshare", "-Urm", sys.executable, "-c", PREPARE, str(stage), make, "sh"],
-        env=net.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert shell.stdin is not None and shell.stdout is not None
     output = tmp_path / "events"
 
     def told() -> list[dict[str, Any]]:
         return [json.loads(line) for line in output.read_text().splitlines()]
 
-    try:
-        shell.stdin.write(f"rootlessnet up; rootlessnet events --json > {output} &\necho ready\n")
-        shell.stdin.flush()
-        assert shell.stdout.readline() == "ready\n"
+    # In a machine of its own, of which the host's resolv.conf is the test's to change.
+    with Shell(net, tmp_path / "stage") as shell:
+        shell.run(f"rootlessnet up; rootlessnet events --json > {output} &")
         wait_for("it watches", lambda: output.exists() and told())
-        shell.stdin.write("echo nameserver 203.0.113.88 > /etc/resolv.conf\n")
-        shell.stdin.flush()
+        shell.run("echo nameserver 203.0.113.88 > /etc/resolv.conf")
         wait_for("the change is told", lambda: len(told()) > 1)
         event = told()[1]
         assert event["event"] == "resolv-conf-changed"
         assert event["nameservers"] == ["10.0.2.3", "203.0.113.88"]
-    finally:
-        shell.stdin.write("rootlessnet down; kill $!\n")
-        shell.communicate(timeout=20)
+        shell.run("rootlessnet down; kill $!")
 
 
 # -- how it ends -----------------------------------------------------------------------------------

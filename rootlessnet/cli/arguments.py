@@ -17,9 +17,10 @@ class Option:
     """--name, perhaps -short; with a metavar it takes a value. Any option may be repeated.
 
     values are those that the completions offer, where the metavar does not say it (`complete.py`).
+    An empty value is refused but with may_be_empty, where it has podman's meaning or message.
     """
 
-    __slots__ = ("metavar", "name", "short", "text", "values")
+    __slots__ = ("may_be_empty", "metavar", "name", "short", "text", "values")
 
     def __init__(
         self,
@@ -29,12 +30,14 @@ class Option:
         metavar: str = "",
         short: str = "",
         values: tuple[str, ...] = (),
+        may_be_empty: bool = False,
     ) -> None:
         self.name = name
         self.short = short
         self.metavar = metavar
         self.text = text
         self.values = values
+        self.may_be_empty = may_be_empty
 
 
 COMMON = (
@@ -63,12 +66,17 @@ Values = dict[str, list[str]]
 
 
 def parse(
-    argv: Sequence[str], options: Sequence[Option], *, stop_at_word: bool = False
+    argv: Sequence[str],
+    options: Sequence[Option],
+    *,
+    stop_at_word: bool = False,
+    may_be_empty: bool = False,
 ) -> tuple[Values, list[str]]:
     """The values of each option that was given, by name, and the remaining words.
 
     With stop_at_word everything from the first word on is left alone (it is a command line of its
-    own). An option without metavar has empty strings as values. Raises UsageError.
+    own). Words are refused that are empty, but with may_be_empty. An option without metavar has
+    empty strings as values. Raises UsageError.
     """
     known = {f"--{option.name}": option for option in options}
     known.update({f"-{option.short}": option for option in options if option.short})
@@ -101,7 +109,14 @@ def parse(
             if not left:
                 raise UsageError(f"option {name} needs a value: {name} {option.metavar}")
             value = left.pop(0)
+        if option.metavar and not value and not option.may_be_empty:
+            raise UsageError(
+                f"option {name} needs a value, not an empty one: {name} {option.metavar}"
+            )
         values.setdefault(option.name, []).append(value)
+    # The completions are asked about words that are being typed, and a command sees to its own.
+    if "" in words and not (stop_at_word or may_be_empty or "words" in values):
+        raise UsageError("an argument is an empty word")
     if "debug" in values:
         set_debug()
     return values, words

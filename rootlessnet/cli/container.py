@@ -46,6 +46,7 @@ COMMANDS = {
     "setup": "attach a container to networks",
     "teardown": "detach containers from everything; again is no error",
     "reload": "restore firewall rules and ports; IP and MAC stay",
+    "check": "whether its networks are what they were set up as",
     "inspect": "print podman's NetworkSettings of a container or a network namespace",
     "stats": "show what went through the interfaces of a container",
     "ls": "show the containers",
@@ -64,6 +65,7 @@ def main(argv: list[str]) -> int:
         "setup": _setup,
         "teardown": _teardown,
         "reload": _reload,
+        "check": _check,
         "inspect": _inspect,
         "stats": _stats,
         "ls": _ls,
@@ -95,14 +97,8 @@ def _pid(values: arguments.Values) -> int:
         return 0
     plain = text.isascii() and text.isdecimal() and len(text) <= 10
     if not (plain and 0 < int(text) < 1 << 31):
-        raise Error(f"--pid {text}: not a process id")
+        raise Error(f"--pid {text}: not a process id", hint="a number from 1 on, as ps shows it")
     return int(text)
-
-
-def _path(values: arguments.Values) -> str:
-    if "netns" in values and not arguments.last(values, "netns"):
-        raise Error("--netns: the path is empty")
-    return arguments.last(values, "netns")
 
 
 def _setup(argv: list[str]) -> int:
@@ -123,7 +119,7 @@ def _setup(argv: list[str]) -> int:
             [connection.parse(text) for text in values.get("network", ())],
             new="new" in values,
             pid=_pid(values),
-            netns=_path(values),
+            netns=arguments.last(values, "netns"),
             hostname=arguments.last(values, "hostname"),
             publish=values.get("publish", ()),
             instance=instance,
@@ -243,6 +239,33 @@ def _reload(argv: list[str]) -> int:
     return 0
 
 
+_DIFFERENT = 1
+"""Exit status of check when something is not as it was set up."""
+
+
+def _check(argv: list[str]) -> int:
+    parsed = _each(argv, "check ID... | --all", "check", (ALL,))
+    if parsed is None:
+        return 0
+    _, words, instance = parsed
+    from rootlessnet.networks import api
+
+    failed = []
+    status = 0
+    for id in words:
+        try:
+            found = api.check(id, instance=instance)
+        except Error as error:
+            failed.append(error)
+            continue
+        for text in found:
+            print(f"{id}: {text}")
+            status = _DIFFERENT
+    if failed:
+        raise Failures("check containers", failed)
+    return status
+
+
 def _inspect(argv: list[str]) -> int:
     usage = "inspect ID | --pid P | --netns PATH"
     parsed = _parse(argv, usage, (PID, NETNS, arguments.JSON), 0, 1)
@@ -257,7 +280,9 @@ def _inspect(argv: list[str]) -> int:
         if words:
             found = api.inspect_container(words[0], instance=instance)
         else:
-            found = api.inspect_namespace(pid=_pid(values), netns=_path(values), instance=instance)
+            found = api.inspect_namespace(
+                pid=_pid(values), netns=arguments.last(values, "netns"), instance=instance
+            )
     except Error as error:
         raise Error("inspect") from error
     _print_json(found)

@@ -31,7 +31,8 @@ def _parse(
 ) -> tuple[arguments.Values, list[str]] | None:
     """The values and words of a command, or None when it was asked for help only."""
     options = (*arguments.COMMON, *options)
-    values, words = arguments.parse(argv, options)
+    # To the counters of a container without a network belongs no name.
+    values, words = arguments.parse(argv, options, may_be_empty=usage.startswith("stats "))
     name = usage.split()[0]
     if "help" in values:
         print(arguments.help_text(f"device {usage}", group.sentence(COMMANDS[name]), options))
@@ -48,8 +49,6 @@ def _move(argv: list[str]) -> int:
         return 0
     values, (name, path) = parsed
     new = arguments.last(values, "name")
-    if "name" in values and not new:
-        raise UsageError("device move: the name is empty: --name NEW")
     from rootlessnet.devices.move import move
 
     print(move(name, path, new))

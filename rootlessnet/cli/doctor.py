@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from rootlessnet.cli import arguments
+from rootlessnet.cli import arguments, doctor_containers
+from rootlessnet.cli.finding import ERROR, OK, WARNING, Finding
 from rootlessnet.errors import Error, hint, reason
 
 TYPE_CHECKING = False
@@ -13,20 +14,6 @@ if TYPE_CHECKING:
 
 OPTIONS = (*arguments.COMMON, arguments.JSON)
 WHAT = "Check what this machine has to offer; exit 1 when something essential is missing."
-
-OK = "ok"
-WARNING = "warning"
-ERROR = "error"
-
-
-class Finding:
-    """What one check found: its name, how it is, in words, and the command that mends it."""
-
-    def __init__(self, name: str, level: str, text: str, mend: str = "") -> None:
-        self.name = name
-        self.level = level
-        self.text = text
-        self.mend = mend
 
 
 def main(argv: list[str]) -> int:
@@ -245,6 +232,7 @@ CHECKS = (
     _tun_device,
     _driver,
     _resolver,
+    *doctor_containers.CHECKS,
     _systemd,
     _lingering,
     _leftovers,

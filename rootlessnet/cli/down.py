@@ -45,8 +45,15 @@ def main(argv: list[str]) -> int:
         raise Error("--all and --name: only one of them can be given")
     instance = paths.find(arguments.last(values, "static-dir"))
     force = "force" in values
+    if force and _is_user(instance):
+        raise Error(
+            "down --force: this command is inside the instance, and would have to end itself",
+            hint="run it outside; without --force a lease is given back from here, too",
+        )
     if not force:
         start.heal(instance)
+    else:
+        _mend_holder(instance)
     records = named.records(instance)
     if "all" in values or (force and "name" not in values):
         chosen = list(records)
@@ -71,6 +78,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _is_user(instance: Instance) -> bool:
+    """Whether this command itself keeps the instance: it is inside, or has inherited a lease."""
+    return start.is_inside(instance) or lease.is_holder(instance, os.getpid())
+
+
 def _give_back(instance: Instance, name: str, record: dict[str, object]) -> None:
     from rootlessnet.instance import cleanup
 
@@ -78,6 +90,17 @@ def _give_back(instance: Instance, name: str, record: dict[str, object]) -> None
     if isinstance(pid, int) and isinstance(started, int):
         cleanup.end(pid, started, grace=_GRACE)
     named.remove(instance, name)
+
+
+def _mend_holder(instance: Instance) -> None:
+    """Put a record in the place of a damaged one, by which what is inside can be reached; that the
+    mounts in it are missing does not matter to what is ended."""
+    holder = None if state.read_holder(instance) else state.living_holder(instance)
+    if holder:
+        try:
+            state.write_holder(instance, holder)
+        except OSError as error:
+            warn(reason(error))
 
 
 def _end_containers(instance: Instance) -> None:
@@ -166,6 +189,7 @@ def _is_used(instance: Instance) -> bool:
         or containers.names(instance)
         or view.users(instance)
         or cni_results.names(instance)
+        or _is_user(instance)
     )
 
 

@@ -8,7 +8,7 @@ import sys
 from rootlessnet.cli import arguments
 from rootlessnet.config import containers
 from rootlessnet.errors import Error
-from rootlessnet.instance import state
+from rootlessnet.kernel import files
 
 OPTIONS = (
     *arguments.COMMON,
@@ -31,8 +31,7 @@ def main(argv: list[str]) -> int:
     try:
         os.makedirs(directory, exist_ok=True)
         for name, text in texts.items():
-            state.replace(f"{directory}/{name}", text.encode())
-            os.chmod(f"{directory}/{name}", 0o644)
+            files.replace(f"{directory}/{name}", text.encode(), mode=0o644)
     except OSError as error:
         raise Error("install the units") from error
     for name in UNITS:

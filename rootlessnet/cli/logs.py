@@ -71,12 +71,14 @@ def _exec_journalctl(instance: Instance, follow: bool) -> None:
 def _show_file(path: str, follow: bool) -> None:
     import select
 
-    from rootlessnet.kernel import inotify
+    from rootlessnet.kernel import files, inotify
 
     try:
-        file = open(path, "rb", buffering=0)
+        file = open(path, "rb", buffering=0, opener=files.open_regular)
     except FileNotFoundError:
         raise Error("show the log: there is no journal, and no instance runs") from None
+    except OSError as error:
+        raise Error("show the log") from error
     with file:
         watcher = inotify.Watcher()
         mask = inotify.IN_MODIFY | inotify.IN_DELETE_SELF | _IN_ATTRIB

@@ -19,12 +19,17 @@ CREATE = (
         "driver",
         "bridge (default), macvlan or, with CNI, ipvlan",
         metavar="NAME",
+        may_be_empty=True,
         short="d",
         values=("bridge", "macvlan", "ipvlan"),
     ),
-    Option("subnet", "a subnet; may be repeated", metavar="CIDR"),
-    Option("gateway", "the gateway of the subnet in the same place", metavar="IP"),
-    Option("ip-range", "hand out addresses of the subnet from here", metavar="CIDR"),
+    Option("subnet", "a subnet; may be repeated", metavar="CIDR", may_be_empty=True),
+    Option(
+        "gateway", "the gateway of the subnet in the same place", metavar="IP", may_be_empty=True
+    ),
+    Option(
+        "ip-range", "hand out addresses of the subnet from here", metavar="CIDR", may_be_empty=True
+    ),
     Option("ipv6", "IPv4 and IPv6"),
     Option("internal", "nothing goes out"),
     Option("disable-dns", "containers find no others by name"),
@@ -33,6 +38,7 @@ CREATE = (
         "ipam-driver",
         "host-local, none or, with CNI, dhcp",
         metavar="NAME",
+        may_be_empty=True,
         values=("host-local", "none", "dhcp"),
     ),
     Option(
@@ -43,7 +49,9 @@ CREATE = (
         values=("mtu=", "vlan=", "isolate=", "mode=", "parent="),
     ),
     Option("label", "a label; may be repeated", metavar="KEY=VALUE"),
-    Option("interface-name", "name of the bridge, or the parent", metavar="NAME"),
+    Option(
+        "interface-name", "name of the bridge, or the parent", metavar="NAME", may_be_empty=True
+    ),
 )
 FORCE = Option("force", "do not ask", short="f")
 DETACH = Option("force", "disconnect the containers that are on it", short="f")

@@ -17,6 +17,8 @@ def main(argv: list[str]) -> int:
     instance = paths.find(arguments.last(values, "static-dir"))
     start.heal(instance)
     holder = state.read_holder(instance)
+    if holder is None and state.living_holder(instance):
+        raise state.damaged(instance, state.HOLDER)
     if holder is None or not state.is_alive(holder.pid, holder.started):
         raise Error(
             f"find the network namespace: {instance.name} is not running",

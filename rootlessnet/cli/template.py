@@ -39,8 +39,11 @@ def render(template: str, item: Mapping[str, object]) -> str:
             return json.dumps(fields[name])
         return _text(fields[name])
 
-    text = template.replace(r"\t", "\t").replace(r"\n", "\n")
-    return re.sub(r"\{\{\s*(.*?)\s*\}\}", field, text.removeprefix("table "))
+    text = template.replace(r"\t", "\t").replace(r"\n", "\n").removeprefix("table ")
+    fields_in_it = r"\{\{\s*(.*?)\s*\}\}"
+    if "{{" in re.sub(fields_in_it, "", text):
+        raise Error(f"--format {template}: {{{{ is not closed by }}}}")
+    return re.sub(fields_in_it, field, text)
 
 
 def _text(value: object) -> str:

@@ -6,8 +6,8 @@ import os
 import sys
 
 from rootlessnet.cli import arguments
-from rootlessnet.errors import Error, UsageError, reason
-from rootlessnet.instance import paths
+from rootlessnet.errors import Error, reason
+from rootlessnet.instance import paths, request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def main(argv: list[str]) -> int:
         print(arguments.help_text("top [OPTIONS]", WHAT, OPTIONS))
         return 0
     arguments.no_words(words)
-    interval = _interval(arguments.last(values, "interval") if "interval" in values else "1")
+    text = arguments.last(values, "interval") or "1"
+    interval = request.seconds("--interval", text, minimum=_LEAST, maximum=_MOST)
     instance = paths.find(arguments.last(values, "static-dir"))
     from rootlessnet.watch.snapshot import Observer
 
@@ -40,17 +41,6 @@ def main(argv: list[str]) -> int:
         if "once" in values or not can_move:
             return _once(observer, interval)
         return _live(observer, interval)
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    # Not "seconds < _LEAST": nan is neither.
-    if not _LEAST <= seconds <= _MOST:
-        raise UsageError(f"--interval {text}: seconds from {_LEAST} to {_MOST:.0f}")
-    return seconds
 
 
 def _once(observer: Observer, interval: float) -> int:

@@ -65,6 +65,8 @@ def parse(pairs: Iterable[str], source: str = "-o", driver: str = "slirp4netns")
                 advice = f"options are {', '.join(_CHECKS)}"
             elif not equals:
                 advice = f"-o {key}=VALUE"
+            elif key in _RIGHT:
+                advice = f"{key} is {_RIGHT[key]}"
             raise Error(f"{source} {pair}: {error}", hint=advice) from None
     return result
 
@@ -177,6 +179,22 @@ _CHECKS: dict[str, Callable[[str, str, str], str | int | bool]] = {
     "source_ip": _source_ip,
     "allow_ports_from_inside": _flag,
 }
+
+
+_FLAG = "true or false"
+_RIGHT = {
+    "cidr": f"an IPv4 network such as {DEFAULT_CIDR}",
+    "mtu": f"a number such as {DEFAULT_MTU}",
+    "enable_ipv6": _FLAG,
+    "allow_host_loopback": _FLAG,
+    "outbound_addr": "an IPv4 address of this machine, or the name of an interface",
+    "outbound_addr6": "an IPv6 address of this machine",
+    "port_handler": " or ".join(CHOICES["port_handler"]),
+    "dns_fallback": _FLAG,
+    "source_ip": " or ".join(CHOICES["source_ip"]),
+    "allow_ports_from_inside": _FLAG,
+}
+"""What a value would be right: podman's messages do not say it."""
 
 
 class Addressing:

@@ -21,7 +21,7 @@ import os
 
 from rootlessnet.drivers.target import Features
 from rootlessnet.errors import Error
-from rootlessnet.kernel import libc, signals, spawn
+from rootlessnet.kernel import files, libc, signals, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def start(
         where = ["--netns", netns]
         if os.geteuid() == 0:
             where = ["--runas", "0", *where]  # it would become nobody
-        os.close(os.open(netns, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        os.close(files.open_regular(netns, os.O_CREAT | os.O_WRONLY))
     line = arguments(options, features, where, fifo)
 
     def prepare() -> None:

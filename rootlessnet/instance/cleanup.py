@@ -55,7 +55,7 @@ def clear(instance: Instance) -> None:
         pid, started = driver["pid"], driver.get("started")
         if isinstance(started, int):
             steps.append(lambda: end(pid, started, grace=0.5))
-    holder = state.read_holder(instance)
+    holder = state.read_holder(instance) or state.living_holder(instance)
     if holder:
         steps.append(lambda: dns.end(instance, holder.netns))
         steps.append(lambda: _end_holder(holder))

@@ -24,6 +24,7 @@ import os
 
 from rootlessnet.errors import Error
 from rootlessnet.instance import state
+from rootlessnet.kernel import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,8 +86,7 @@ def read(instance: Instance, id: str) -> dict[str, Any] | None:
     import json
 
     try:
-        with open(path(instance, id), "rb", opener=open_now) as file:
-            record = json.loads(file.read(_MAX_SIZE))
+        record = json.loads(files.read(path(instance, id), _MAX_SIZE))
         if record["id"] == id and _is_whole(record):
             return dict(record)
     except FileNotFoundError:
@@ -104,11 +104,6 @@ def read(instance: Instance, id: str) -> dict[str, Any] | None:
         "netns": {"path": "", "dev": 0, "inode": 0, "kind": PATH, "pid": None, "started": None},
         "networks": {},
     }
-
-
-def open_now(path: str, flags: int) -> int:
-    """An opener that does not wait where the name is one of a pipe."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _is_whole(record: Any) -> bool:
@@ -180,7 +175,7 @@ def write(instance: Instance, record: dict[str, Any]) -> None:
     import json
 
     try:
-        state.replace(path(instance, record["id"]), json.dumps(record).encode())
+        files.replace(path(instance, record["id"]), json.dumps(record).encode())
     except OSError as error:
         raise Error("record the container") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from rootlessnet.kernel import process, signals
+from rootlessnet.kernel import files, process, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ def is_server(pid: int, work: str = "") -> bool:
 def running(work: str, netns: int) -> int | None:
     """The pid in the pid file, if that is a server in the network namespace with this inode."""
     try:
-        with open(pid_file(work), "rb") as file:
-            pid = int(file.read(32))
+        pid = int(files.read(pid_file(work), 32))
         if os.stat(f"/proc/{pid}/ns/net").st_ino == netns and is_server(pid, work):
             return pid
     except (OSError, ValueError):

@@ -81,26 +81,25 @@ def holders(instance: Instance) -> list[int]:
     """The processes that hold a lease, for people to look at: found in /proc, never counted."""
     from rootlessnet.kernel import process
 
+    return [pid for pid in process.all_pids() if is_holder(instance, pid)]
+
+
+def is_holder(instance: Instance, pid: int) -> bool:
+    """Whether the process has a writing end of the fifo, as far as we may look."""
     try:
         fifo = os.stat(instance.path(FIFO))
+        names = os.listdir(f"/proc/{pid}/fd")
     except OSError:
-        return []
-    found = []
-    for pid in process.all_pids():
+        return False
+    for name in names:
+        path = f"/proc/{pid}/fd/{name}"
         try:
-            names = os.listdir(f"/proc/{pid}/fd")
+            info = os.stat(path)
+            if (info.st_dev, info.st_ino) != (fifo.st_dev, fifo.st_ino):
+                continue
+            # The permission bits of the link tell a writing end from the supervisor's.
+            if os.lstat(path).st_mode & stat.S_IWUSR:
+                return True
         except OSError:
             continue
-        for name in names:
-            path = f"/proc/{pid}/fd/{name}"
-            try:
-                info = os.stat(path)
-                if (info.st_dev, info.st_ino) != (fifo.st_dev, fifo.st_ino):
-                    continue
-                # The permission bits of the link tell a writing end from the supervisor's.
-                if os.lstat(path).st_mode & stat.S_IWUSR:
-                    found.append(pid)
-                    break
-            except OSError:
-                continue
-    return found
+    return False

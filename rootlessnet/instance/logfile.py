@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from rootlessnet.kernel import inotify
+from rootlessnet.kernel import files, inotify
 from rootlessnet.systemd import journal
 
 MAX_BYTES = 256 * 1024
@@ -50,9 +50,9 @@ class Mirror:
         """Pass on what is new, and cut the file when it is too long."""
         self._watcher.read()
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            fd = files.open_regular(self.path, os.O_RDWR)
         except OSError:
-            # Somebody has removed it: no more lines will come.
+            # Somebody has removed it, or put something else in its place: no more lines will come.
             self._watcher.close()
             return
         try:

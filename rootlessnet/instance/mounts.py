@@ -35,7 +35,7 @@ import os
 import stat
 
 from rootlessnet.errors import Error
-from rootlessnet.kernel import libc
+from rootlessnet.kernel import files, libc
 
 RESOLV_CONF = "/etc/resolv.conf"
 _RESOLVE_DIR = "/run/systemd/resolve"
@@ -92,8 +92,7 @@ def resolv_conf_inside(pid: int) -> bytes | None:
     """resolv.conf as a process in the mount namespace sees it; None when it sees none."""
     inside = f"/proc/{pid}/root"
     try:
-        with open(inside + resolve(RESOLV_CONF, inside), "rb") as file:
-            return file.read(1 << 20)
+        return files.read(inside + resolve(RESOLV_CONF, inside), 1 << 20)
     except (Error, OSError):
         return None
 
@@ -124,16 +123,8 @@ def replace_resolv_conf(new: str, stage: str) -> None:
 
 
 def _copy(source: str, target: str) -> None:
-    """Put a copy in the place of target, by a rename."""
-    with open(source, "rb") as file:
-        data = file.read()
-    fd = os.open(f"{target}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(fd, data)
-        os.fchmod(fd, 0o644)
-    finally:
-        os.close(fd)
-    os.rename(f"{target}.new", target)
+    """Put a copy in the place of target."""
+    files.replace(target, files.read(source, 1 << 20), mode=0o644)
 
 
 def _mount(source: str, target: str, fstype: str = "", flags: int = 0) -> None:

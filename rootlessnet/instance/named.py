@@ -11,6 +11,7 @@ import os
 
 from rootlessnet.errors import Error
 from rootlessnet.instance import state
+from rootlessnet.kernel import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ def records(instance: Instance) -> dict[str, dict[str, Any]]:
         if name.endswith(".new"):
             continue
         try:
-            with open(f"{instance.path(state.LEASES)}/{name}", "rb") as file:
-                record = json.loads(file.read(65536))
+            record = json.loads(files.read(f"{instance.path(state.LEASES)}/{name}", 65536))
             pid, started = record["pid"], record["started"]
             record["since"] = str(record["since"])
             if pid is not None and not (isinstance(pid, int) and isinstance(started, int)):
@@ -88,7 +88,7 @@ def add(instance: Instance, name: str, pid: int | None = None) -> None:
         "since": now(),
     }
     try:
-        state.replace(f"{instance.path(state.LEASES)}/{name}", json.dumps(record).encode())
+        files.replace(f"{instance.path(state.LEASES)}/{name}", json.dumps(record).encode())
     except OSError as error:
         raise Error("record the lease") from error
 

@@ -17,9 +17,8 @@ import os
 import sys
 import time
 
-from rootlessnet.instance import state
 from rootlessnet.instance.logfile import say
-from rootlessnet.kernel import inotify, process, signals, spawn
+from rootlessnet.kernel import files, inotify, process, signals, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def path(instance: Instance, name: str) -> str:
 
 def want(instance: Instance) -> None:
     """Ask the supervisor for a forwarder. Raises OSError."""
-    os.close(os.open(path(instance, WANTED), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.close(files.open_regular(path(instance, WANTED), os.O_WRONLY | os.O_CREAT))
 
 
 def has_rules(instance: Instance) -> bool:
@@ -64,8 +63,7 @@ def has_rules(instance: Instance) -> bool:
 def read_record(instance: Instance) -> tuple[int, int] | None:
     """pid and start time of the forwarder that was started last."""
     try:
-        with open(path(instance, RECORD), "rb") as file:
-            pid, started = map(int, file.read(100).split())
+        pid, started = map(int, files.read(path(instance, RECORD), 100).split())
         return pid, started
     except (OSError, ValueError):
         return None
@@ -126,7 +124,7 @@ class Keeper:
             self._pid = spawn.start(line, descriptors=descriptors)
             self._pidfd = os.pidfd_open(self._pid)
             record = f"{self._pid} {process.start_time(self._pid)}\n"
-            state.replace(path(self._instance, RECORD), record.encode())
+            files.replace(path(self._instance, RECORD), record.encode())
         except OSError as error:
             say(f"start the port forwarder: {error.strerror}")
             if self._pidfd < 0:

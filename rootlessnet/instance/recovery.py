@@ -37,6 +37,8 @@ class Left:
 def find(instance: Instance) -> Left | None:
     """What is to be taken over; None when all of it can be cleared away. Raises Error."""
     holder = state.read_holder(instance)
+    damaged = "" if holder else state.HOLDER
+    holder = holder or state.living_holder(instance)
     if holder is None:
         return None
     users = look.inside(holder)
@@ -44,9 +46,9 @@ def find(instance: Instance) -> Left | None:
     if not users and not _is_held(instance, holder, alive):
         return None
     record = state.read(instance)
-    if record is None:
+    if record is None or damaged:
         raise Error(
-            f"read {instance.path(state.STATE)}: damaged, but the instance is in use by "
+            f"read {instance.path(damaged or state.STATE)}: damaged, but the instance is in use by "
             f"{', '.join(map(str, users)) or 'a lease'}",
             hint="end these processes, or let rootlessnet do so: rootlessnet down --force",
         )

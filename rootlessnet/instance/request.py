@@ -27,12 +27,13 @@ class Requested:
 def seconds(option: str, text: str, minimum: float = 0.0, maximum: float = _MAX_SECONDS) -> float:
     """The value of an option in seconds. Raises Error."""
     try:
-        if "_" in text or not text.isascii():
+        if "_" in text or not text.isascii() or text != text.strip():
             raise ValueError  # a Python number, but nobody else's
         value = float(text)
         if not minimum <= value <= maximum:
             raise ValueError
     except ValueError:
-        least = f" from {minimum:g} to {maximum:g}" if minimum else ""
-        raise Error(f"{option} {text}: not a number of seconds{least}") from None
+        raise Error(
+            f"{option} {text}: not a number of seconds from {minimum:g} to {maximum:.0f}"
+        ) from None
     return value

@@ -94,6 +94,8 @@ def join(instance: Instance) -> Holder:
     """
     holder = state.read_holder(instance)
     if holder is None:
+        if os.path.lexists(instance.path(state.HOLDER)):  # put there by a rename, never half
+            raise state.damaged(instance, state.HOLDER)
         raise ProcessLookupError
     if holder.netns == namespaces.inode("self", "net"):
         return holder  # inside already

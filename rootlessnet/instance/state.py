@@ -74,40 +74,56 @@ class Holder:
 
 def read_holder(instance: Instance) -> Holder | None:
     """The holder's record; None when there is none that makes sense."""
+    # Every enter comes through here, and loads no module for it; what kernel/files.py would say of
+    # a fifo or a device is no more than that it makes no sense.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(instance.path(HOLDER), "rb", buffering=0) as file:
-            *words, shared = file.read(8192).removesuffix(b"\n").split(b" ", 5)
+        fd = os.open(instance.path(HOLDER), flags)
+        try:
+            *words, shared = os.read(fd, 8192).removesuffix(b"\n").split(b" ", 5)
+        finally:
+            os.close(fd)
         pid, started, userns, netns, mntns = map(int, words)
         return Holder(pid, started, userns, netns, mntns, os.fsdecode(shared))
     except (OSError, ValueError, TypeError):
         return None
 
 
+def living_holder(instance: Instance) -> Holder | None:
+    """The holder, while it lives, as state.json names it: for when its own record is damaged.
+
+    It can be looked at and ended; to join it, the mounts of its record are missing.
+    """
+    from rootlessnet.kernel import namespaces
+
+    record = read(instance)
+    if record is None or not is_alive(record["holder"]["pid"], record["holder"]["started"]):
+        return None
+    pid, started = record["holder"]["pid"], record["holder"]["started"]
+    try:
+        user, net, mnt = (namespaces.inode(pid, kind) for kind in ("user", "net", "mnt"))
+    except OSError:
+        return None
+    return Holder(pid, started, user, net, mnt)
+
+
+def damaged(instance: Instance, name: str) -> Error:
+    """What to tell when a record makes no sense and the instance runs."""
+    return Error(
+        f"read {instance.path(name)}: damaged, but the instance runs",
+        hint="rootlessnet down --force ends it, with what is inside",
+    )
+
+
 def write_holder(instance: Instance, holder: Holder) -> None:
     """Record the holder."""
+    from rootlessnet.kernel import files
+
     text = (
         f"{holder.pid} {holder.started} {holder.userns} {holder.netns} {holder.mntns} "
         f"{holder.shared}\n"
     )
-    replace(instance.path(HOLDER), os.fsencode(text))
-
-
-def replace(path: str, data: bytes) -> None:
-    """Write a file so that a reader sees the old or the new one, whole. Raises OSError."""
-    temporary = f"{path}.new"
-    fd = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
-    try:
-        written = 0
-        while written < len(data):
-            written += os.write(fd, data[written:])
-        os.rename(temporary, path)
-    except OSError:
-        os.unlink(temporary)  # on a full disk it would hold room that others need
-        raise
-    finally:
-        os.close(fd)
+    files.replace(instance.path(HOLDER), os.fsencode(text))
 
 
 def boot_id() -> str:
@@ -120,9 +136,10 @@ def read(instance: Instance) -> dict[str, Any] | None:
     """state.json; None when there is none, it is damaged, or of an earlier boot."""
     import json
 
+    from rootlessnet.kernel import files
+
     try:
-        with open(instance.path(STATE), "rb") as file:
-            state = json.loads(file.read(_MAX_SIZE))
+        state = json.loads(files.read(instance.path(STATE), _MAX_SIZE))
         if state["boot_id"] == boot_id() and _is_whole(state):
             return dict(state)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -157,8 +174,10 @@ def write(instance: Instance, state: dict[str, Any]) -> None:
     """Publish state.json. Raises Error when there is no room."""
     import json
 
+    from rootlessnet.kernel import files
+
     try:
-        replace(instance.path(STATE), (json.dumps(state, indent=1) + "\n").encode())
+        files.replace(instance.path(STATE), (json.dumps(state, indent=1) + "\n").encode())
     except OSError as error:
         raise Error("write the state") from error
 

@@ -48,7 +48,7 @@ from rootlessnet.instance import (
     uplink,
 )
 from rootlessnet.instance.logfile import say
-from rootlessnet.kernel import libc, namespaces, process, signals
+from rootlessnet.kernel import files, libc, namespaces, process, signals
 from rootlessnet.kernel.trace import trace
 from rootlessnet.systemd import scope
 
@@ -163,11 +163,19 @@ def _left(deadline: float) -> float:
     return max(0.1, deadline - time.monotonic())
 
 
+def _open_log(path: str, flags: int) -> int:
+    try:
+        return files.open_regular(path, flags)
+    except OSError:
+        os.unlink(path)  # not ours, and not worth to be without a supervisor
+        return files.open_regular(path, flags)
+
+
 def _daemonize(instance: Instance, keep: list[int]) -> None:
     import daemon
 
     os.umask(0o077)
-    log = open(instance.path(state.LOG), "ab", buffering=0)
+    log = open(instance.path(state.LOG), "ab", buffering=0, opener=_open_log)
     daemon.DaemonContext(
         # The default guesses from our parent and stdin, and guesses wrong in containers.
         detach_process=True,
@@ -303,8 +311,7 @@ class Supervisor:
             )
         self.uplink.asks = resolvconf.first_server()
         path = self._resolv_conf()
-        state.replace(path, self._compose().encode())
-        os.chmod(path, 0o644)
+        files.replace(path, self._compose().encode(), mode=0o644)
 
     def _resolv_conf(self) -> str:
         return f"{self.instance.path(state.ROOT)}/resolv.conf"
@@ -399,7 +406,7 @@ class Supervisor:
         }
         marker = self.instance.path(state.DEGRADED)
         if not self.uplink.pid:
-            os.close(os.open(marker, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
+            os.close(files.open_regular(marker, os.O_CREAT | os.O_RDONLY))
         elif os.path.exists(marker):
             os.unlink(marker)
         state.write(self.instance, record)
@@ -560,8 +567,7 @@ class Supervisor:
                 return
             number = time.monotonic_ns()
             new = f"{self._resolv_conf()}.{number}"
-            state.replace(new, text)
-            os.chmod(new, 0o644)
+            files.replace(new, text, mode=0o644)
             stage = f"{self.instance.path(state.ROOT)}/mirror/etc-{number}"
 
             def replace() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 
-from rootlessnet.errors import Error
 from rootlessnet.instance import containers, lease, named, paths, start, state
 from rootlessnet.instance.clock import timestamp
 
@@ -24,10 +23,9 @@ def status(instance: Instance) -> dict[str, Any]:
     record = state.read(instance)
     holder = state.read_holder(instance)
     if record is None and holder is not None and _holder_lives(instance, holder):
-        raise Error(
-            f"read {instance.path(state.STATE)}: damaged, but the instance runs",
-            hint="rootlessnet down --force ends it, with what is inside",
-        )
+        raise state.damaged(instance, state.STATE)
+    if holder is None and state.living_holder(instance) is not None:
+        raise state.damaged(instance, state.HOLDER)
     if record is None or holder is None or not _holder_lives(instance, holder):
         return _down(instance)
     supervisor = _living(record["supervisor"])
@@ -165,8 +163,8 @@ def _describe(instance: Instance, chosen: list[int], with_lease: set[int]) -> li
             with process.oneshot():
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue
-                if process.ppid() == supervisor and process.name() == _OWN_NAME:
-                    continue  # a copy of it that has a look around
+                if pid not in with_lease and _only_looks(process, supervisor, chosen):
+                    continue
                 found.append(
                     {
                         "pid": pid,
@@ -183,6 +181,17 @@ def _describe(instance: Instance, chosen: list[int], with_lease: set[int]) -> li
 
 
 _OWN_NAME = "rootlessnet"
+
+
+def _only_looks(process: Any, supervisor: int | None, inside: list[int]) -> bool:
+    """Whether it is a copy of the supervisor, or of a command outside, that has a look around and
+    is gone in a moment."""
+    if process.name() != _OWN_NAME:
+        return False
+    parent = process.parent()
+    if parent is None or parent.pid in inside:
+        return False
+    return bool(parent.pid == supervisor or parent.name() == _OWN_NAME)
 
 
 def command_line(process: Any) -> str:

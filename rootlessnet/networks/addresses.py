@@ -180,7 +180,8 @@ def _transaction(instance: Instance, act: Callable[[sqlite3.Connection], T]) -> 
     import sqlite3
 
     try:
-        return _attempt(instance, act)
+        if _is_file(instance):
+            return _attempt(instance, act)
     except sqlite3.Error as error:
         if not _is_damage(error) and not _is_something_else(instance.path(FILE)):
             raise Error(f"use the database of addresses: {error}") from None
@@ -194,6 +195,14 @@ def _transaction(instance: Instance, act: Callable[[sqlite3.Connection], T]) -> 
         return _attempt(instance, act)
     except (sqlite3.Error, OSError) as error:
         raise Error(f"make the database of addresses again: {error}") from None
+
+
+def _is_file(instance: Instance) -> bool:
+    """Whether the database is a file or not there yet: what else is in its place is no database."""
+    try:
+        return stat.S_ISREG(os.lstat(instance.path(FILE)).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _attempt(instance: Instance, act: Callable[[sqlite3.Connection], T]) -> T:

@@ -253,9 +253,9 @@ def setup(
     if hostname:
         connection.check_alias(hostname)
     chosen = list(networks) or [connection.Connection(_default_name())]
-    choice, attachments = _attachments(chosen)
-    where = instance or paths.find()
     publications = _publications(publish)
+    choice, attachments = _attachments(chosen)  # which may write the choice of a backend down
+    where = instance or paths.find()
     result: dict[str, Any] = inside.run(
         where,
         lambda: containers.setup(
@@ -313,6 +313,15 @@ def teardown_gone(*, instance: Instance | None = None) -> list[str]:
     if not records.names(where):
         return []
     return list(inside.run(where, lambda: containers.teardown_gone(where)))
+
+
+def check(id: str, *, instance: Instance | None = None) -> list[str]:
+    """What is not as it was set up about the networks of a container, in words."""
+    from rootlessnet.networks import containers, inside
+
+    where = instance or paths.find()
+    _known(where, id)
+    return list(inside.run(where, lambda: containers.check(where, id)))
 
 
 def reload(id: str, *, instance: Instance | None = None) -> None:

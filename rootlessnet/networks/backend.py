@@ -17,6 +17,7 @@ import os
 from rootlessnet.config import containers
 from rootlessnet.config import network as config
 from rootlessnet.errors import Error, reason, warn
+from rootlessnet.kernel import files as kernel_files
 from rootlessnet.networks import cni, files, gojson, netavark, storage
 
 TYPE_CHECKING = False
@@ -85,8 +86,7 @@ def _remembered() -> Choice:
     graphroot = containers.graphroot()[0]
     path = f"{graphroot}/{_SENTINEL}"
     try:
-        with open(path, "rb") as file:
-            name = file.read(4096).decode(errors="replace")
+        name = kernel_files.read(path, 4096, follow=True).decode(errors="replace")
     except FileNotFoundError:
         try:
             name, why = _default(graphroot)

@@ -22,6 +22,7 @@ import os
 
 from rootlessnet.devices.cni_plugin import CniError, check_container, check_ifname, is_name
 from rootlessnet.errors import Error
+from rootlessnet.kernel import files
 from rootlessnet.kernel.trace import trace
 
 TYPE_CHECKING = False
@@ -144,7 +145,8 @@ class Cache:
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         data = json.dumps(document, ensure_ascii=False).encode(errors="surrogateescape")
         key = attachment.key()
-        _replace(self.directory, _BEGUN + key if entry.incomplete else key, key, data)
+        path = f"{self.directory}/{_BEGUN if entry.incomplete else ''}{key}"
+        files.replace(path, data, temporary=f"{self.directory}/{_TEMPORARY}{key}")
         if not entry.incomplete:
             trace("cni:cached")
             self._unlink(_BEGUN + key)
@@ -189,32 +191,12 @@ class Cache:
         return found
 
 
-def _replace(directory: str, name: str, key: str, data: bytes) -> None:
-    temporary = f"{directory}/{_TEMPORARY}{key}"
-    fd = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
-    try:
-        written = 0
-        while written < len(data):
-            written += os.write(fd, data[written:])
-    except OSError:
-        os.unlink(temporary)
-        raise
-    finally:
-        os.close(fd)
-    trace("cni:cache-written")
-    os.rename(temporary, f"{directory}/{name}")
-
-
 def _read(directory: str, name: str, wanted: Endpoint | None) -> Entry | None:
     import json
 
     path = f"{directory}/{name}"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(fd, "rb") as file:
-            data = file.read(_MAX_SIZE)
+        data = files.read(path, _MAX_SIZE, follow=True)
     except FileNotFoundError:
         return None
     except OSError as error:

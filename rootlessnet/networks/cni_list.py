@@ -10,6 +10,7 @@ import os
 
 from rootlessnet.devices.cni_main import VERSIONS
 from rootlessnet.errors import Error
+from rootlessnet.kernel import files
 from rootlessnet.networks import gojson
 
 TYPE_CHECKING = False
@@ -170,10 +171,7 @@ def _of_one(single: dict[str, Any]) -> NetworkList:
 
 def _read(path: str) -> bytes:
     try:
-        # Not blocking: a fifo of that name must not hang us.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(fd, "rb") as file:
-            data = file.read(_MAX_SIZE + 1)
+        data = files.read(path, _MAX_SIZE + 1, follow=True)
     except OSError as error:
         raise Error("error reading the network") from error
     if len(data) > _MAX_SIZE:

@@ -87,15 +87,7 @@ class Runtime:
 
         When it raises nothing is attached, and what was attached before still is.
         """
-        endpoint = Endpoint(
-            network.name,
-            container,
-            interface,
-            netns=netns,
-            args=args,
-            capability_args=capability_args,
-        )
-        endpoint.check()
+        endpoint = _endpoint(network.name, container, netns, interface, args, capability_args)
         version = _version(network)
         inode = cni_netns.inode(netns)
         self.check_present(network)
@@ -134,15 +126,8 @@ class Runtime:
         plugin has failed it is remembered for another try. A caller that will not try again gives
         up: what is left does not keep the instance then, and is tried by GC and the next ADD.
         """
-        endpoint = Endpoint(
-            network.name if network else name,
-            container,
-            interface,
-            netns=netns,
-            args=args,
-            capability_args=capability_args,
-        )
-        endpoint.check()
+        known = network.name if network else name
+        endpoint = _endpoint(known, container, netns, interface, args, capability_args)
         with Lock(self._directory, endpoint.key()) as fd:
             try:
                 self._delete(network, endpoint, fd)
@@ -169,15 +154,7 @@ class Runtime:
             )
         if network.disable_check:
             return
-        endpoint = Endpoint(
-            network.name,
-            container,
-            interface,
-            netns=netns,
-            args=args,
-            capability_args=capability_args,
-        )
-        endpoint.check()
+        endpoint = _endpoint(network.name, container, netns, interface, args, capability_args)
         version = _version(network)
         with Lock(self._directory, endpoint.key()) as fd:
             entry = self._entry(endpoint)
@@ -418,6 +395,22 @@ class Runtime:
             if wanted:
                 config["runtimeConfig"] = wanted
         return self._plugins.call(command, config, endpoint, fd)
+
+
+def _endpoint(
+    network: str,
+    container: str,
+    netns: str,
+    interface: str,
+    args: _Pairs | None,
+    capability_args: dict[str, Any] | None,
+) -> Endpoint:
+    """What a command is about, with its names checked. Raises Error."""
+    found = Endpoint(
+        network, container, interface, netns=netns, args=args, capability_args=capability_args
+    )
+    found.check()
+    return found
 
 
 def _version(network: NetworkList) -> str:

@@ -6,6 +6,7 @@ import os
 
 from rootlessnet.config import network as config
 from rootlessnet.errors import Error
+from rootlessnet.kernel import files
 from rootlessnet.networks import definition, gojson, subnets
 from rootlessnet.networks.network import Network, Subnet
 
@@ -30,8 +31,7 @@ def read(path: str) -> dict[str, Any]:
     import json
 
     try:
-        with open(path, "rb") as file:
-            value = json.loads(file.read(_MAX_SIZE).decode(errors="replace"))
+        value = json.loads(files.read(path, _MAX_SIZE, follow=True).decode(errors="replace"))
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
         _check_form(value)

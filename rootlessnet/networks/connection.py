@@ -45,6 +45,8 @@ def parse(text: str) -> Connection:
         if key in ("ip", "ip6"):
             found.static_ips.append(value)
         elif key == "mac":
+            if not value:
+                raise Error("mac cannot be empty")
             found.static_mac = value
         elif key == "alias":
             found.aliases.append(value)

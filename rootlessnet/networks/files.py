@@ -11,7 +11,9 @@ import fcntl
 import os
 
 from rootlessnet.errors import Error
+from rootlessnet.kernel import files as kernel_files
 
+_TEMPORARY = (".json.new", ".conflist.new")
 _PATIENCE = 10.0
 """Seconds that another program may hold a lock; podman holds it for milliseconds."""
 
@@ -34,26 +36,12 @@ def make_directory(path: str) -> None:
 def replace(path: str, data: bytes) -> None:
     """Write a file so that a reader, also one after a power cut, sees the old or the new one.
 
-    The caller keeps others from writing the same file. Raises OSError.
+    Who may read it is as podman leaves it, to the umask. The caller keeps others from writing the
+    same file. Raises OSError.
     """
-    directory, name = os.path.split(path)
-    # The name must not end as those that are read.
-    temporary = f"{directory}/.{name}.new"
-    fd = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
-    )
-    try:
-        _let_the_owner_in(fd)
-        written = 0
-        while written < len(data):
-            written += os.write(fd, data[written:])
-        os.fsync(fd)
-    except OSError:
-        os.unlink(temporary)
-        raise
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    kernel_files.replace(path, data, mode=0o644 & ~umask | 0o600, durable=True)
 
 
 def _let_the_owner_in(fd: int) -> None:
@@ -87,10 +75,19 @@ class Lock:
             raise Error("open the lock of the networks") from error
         try:
             self._wait(fcntl.LOCK_EX if self._to_change else fcntl.LOCK_SH)
+            if self._to_change:
+                self._sweep()
         except BaseException:
             os.close(self._fd)
             raise
         return self
+
+    def _sweep(self) -> None:
+        """Remove what commands of ours left that were killed while they wrote a network."""
+        directory = os.path.dirname(self._path)
+        for name in os.listdir(directory):
+            if name.startswith(".") and name.endswith(_TEMPORARY):
+                os.unlink(f"{directory}/{name}")
 
     def _wait(self, kind: int) -> None:
         import time

@@ -15,6 +15,7 @@ import os
 from rootlessnet.config import containers
 from rootlessnet.config import network as config
 from rootlessnet.errors import Error, warn
+from rootlessnet.kernel import files
 from rootlessnet.networks import definition, gojson, subnets
 from rootlessnet.networks.network import (
     NAME_RULE,
@@ -83,8 +84,7 @@ def _read(path: str, file_name: str) -> Network | None:
 
     shown = gojson.quote(path)
     try:
-        with open(path, "rb") as file:
-            text = file.read(_MAX_SIZE).decode(errors="replace")
+        text = files.read(path, _MAX_SIZE, follow=True).decode(errors="replace")
         # What follows the first value is nobody's business: podman does not read it either.
         network = from_document(json.JSONDecoder().raw_decode(text.lstrip(" \t\r\n"))[0])
     except FileNotFoundError:

@@ -6,6 +6,7 @@ import os
 
 from rootlessnet.config import containers
 from rootlessnet.errors import Error
+from rootlessnet.kernel import files as kernel_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ def records(path: str) -> list[Any]:
     import json
 
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = kernel_files.read(path, -1, follow=True)
         value = json.loads(data) if data else []
     except FileNotFoundError:
         return []

@@ -18,6 +18,7 @@ from rootlessnet.config import containers
 from rootlessnet.errors import Error
 from rootlessnet.instance import containers as records
 from rootlessnet.instance import paths
+from rootlessnet.kernel import files
 from rootlessnet.networks import storage
 from rootlessnet.networks.network import from_document
 
@@ -68,8 +69,8 @@ def _users_in(instance: paths.Instance, network: Network) -> list[str]:
     found = []
     for id in records.names(instance):
         try:
-            with open(records.path(instance, id), "rb", opener=records.open_now) as file:
-                is_user = network.name in json.loads(file.read(1 << 20))["networks"]
+            record = json.loads(files.read(records.path(instance, id), 1 << 20))
+            is_user = network.name in record["networks"]
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError):

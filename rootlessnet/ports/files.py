@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import os
 
-from rootlessnet.instance import portkeeper, state
-from rootlessnet.kernel import process
+from rootlessnet.instance import portkeeper
+from rootlessnet.kernel import files
 from rootlessnet.ports import rules
 
 TYPE_CHECKING = False
@@ -80,8 +80,7 @@ def read(instance: Instance) -> list[dict[str, Any]]:
     import json
 
     try:
-        with open(path(instance, RULES), "rb") as file:
-            records = json.loads(file.read(64 << 20))
+        records = json.loads(files.read(path(instance, RULES), 64 << 20))
         for record in records:
             if not isinstance(record["owner"], str):
                 raise ValueError("not an owner")
@@ -104,7 +103,7 @@ def write(instance: Instance, records: list[dict[str, Any]]) -> None:
         return value.as_list() if isinstance(value, rules.Rule) else value
 
     text = json.dumps([{key: plain(value) for key, value in one.items()} for one in records])
-    state.replace(path(instance, RULES), text.encode())
+    files.replace(path(instance, RULES), text.encode())
 
 
 def is_held(instance: Instance, owner: str) -> bool:

@@ -73,7 +73,9 @@ def listen(text: str) -> int:
 def inherited() -> list[str]:
     """The names of the sockets that systemd handed to us; empty when there are none."""
     count = os.environ.get("LISTEN_FDS", "")
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not (
+        count.isdecimal() and len(count) <= 5
+    ):
         return []
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     return [(names[n] if n < len(names) else "") or "unknown" for n in range(int(count))]

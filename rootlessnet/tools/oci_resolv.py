@@ -16,7 +16,7 @@ import stat
 
 from rootlessnet.errors import Error, debug, reason, warn
 from rootlessnet.instance import containers, paths, state
-from rootlessnet.kernel import libc, namespaces
+from rootlessnet.kernel import files, libc, namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def _text(instance: Instance, record: dict[str, Any]) -> str:
         domains += item["status"].get("dns_search_domains") or ()
     if not servers:
         try:
-            with open(instance.path(f"{state.ROOT}/resolv.conf"), encoding="utf-8") as file:
-                return file.read(1 << 16)
+            path = instance.path(f"{state.ROOT}/resolv.conf")
+            return files.read(path, 1 << 16).decode(errors="replace")
         except OSError:
             return ""
     lines = [f"search {' '.join(dict.fromkeys(domains))}"] if domains else []
