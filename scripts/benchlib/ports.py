@@ -193,7 +193,10 @@ def idling(group: Group, runs: int) -> None:
         found[name], held = idle(name)
         group.rows.append(Row(name, "kB", [found[name]], f"kB each of {IDLE} idle"))
         if held < IDLE:
-            group.notes.append(f"{name} has only {held} connections at once, not {IDLE}")
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            group.notes.append(
+                f"{name} has only {held} connections at once, not {IDLE}, with {limit} descriptors"
+            )
         if name == OURS:
             group.checks.append(Check("idle connections held", held, False, IDLE, ""))
     quotient = found[OURS] / max(0.01, found[ROOTLESSPORT])
