@@ -22,6 +22,7 @@ _STRIDE = _SIZE + 1408
 _MOST_BYTES = 65000
 _SOL_UDP, _UDP_SEGMENT = 17, 103
 _MSG_DONTWAIT = 0x40
+_POLLIN = 1
 _CANNOT = (errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT)
 
 
@@ -30,7 +31,17 @@ class Bursts:
 
     def __init__(self, buffer: bytearray) -> None:
         import ctypes
-        from ctypes import Structure, c_int, c_size_t, c_ssize_t, c_uint, c_uint16, c_void_p
+        from ctypes import (
+            Structure,
+            c_int,
+            c_long,
+            c_short,
+            c_size_t,
+            c_ssize_t,
+            c_uint,
+            c_uint16,
+            c_void_p,
+        )
 
         class Iovec(Structure):
             _fields_ = (("base", c_void_p), ("len", c_size_t))
@@ -49,6 +60,9 @@ class Bursts:
         class Mmsghdr(Structure):
             _fields_ = (("hdr", Msghdr), ("len", c_uint))
 
+        class Pollfd(Structure):
+            _fields_ = (("fd", c_int), ("events", c_short), ("revents", c_short))
+
         class Segment(Structure):
             _fields_ = (
                 ("len", c_size_t),
@@ -64,6 +78,13 @@ class Bursts:
         self._sendmsg = lib.sendmsg
         self._sendmsg.argtypes = (c_int, c_void_p, c_int)
         self._sendmsg.restype = c_ssize_t
+
+        self._ppoll = lib.ppoll
+        self._ppoll.argtypes = (c_void_p, c_size_t, c_void_p, c_void_p)
+        self._pollfd = Pollfd(-1, _POLLIN, 0)
+        self._timespec = (c_long * 2)()
+        self._pollfd_at = ctypes.addressof(self._pollfd)
+        self._timespec_at = ctypes.addressof(self._timespec)
 
         self._view = memoryview(buffer)
         first = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
@@ -93,6 +114,13 @@ class Bursts:
             raise OSError(self._errno(), "recvmmsg")
         sizes: list[int] = self._received[:count].tolist()
         return sizes
+
+    def wait(self, fd: int, nanoseconds: int) -> None:
+        """Until the descriptor can be read, or so long, less than a second. What Python has waits
+        for whole milliseconds, or for descriptors of small numbers only."""
+        self._pollfd.fd = fd
+        self._timespec[1] = nanoseconds
+        self._ppoll(self._pollfd_at, 1, self._timespec_at, None)
 
     def send(self, sock: _socket.socket, sizes: list[int], *, together: bool) -> bool:
         """Send what was received, to whom the socket is connected; what is not taken is lost.

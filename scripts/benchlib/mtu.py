@@ -22,8 +22,8 @@ CHOICES = (1500, 4000, 9000, 16384, 20000, 32000, 48000, 65520)
 COLUMNS = {
     "out": ("out, Gbit/s", "Gbit/s"),
     "in": ("in, Gbit/s", "Gbit/s"),
-    "out_ratio": ("out : podman", "x"),
-    "in_ratio": ("in : podman", "x"),
+    "out_ratio": ("out : {base}", "x"),
+    "in_ratio": ("in : {base}", "x"),
     "echo_us": ("UDP echo, us", "us"),
     "connect_us": ("connect+get, us", "us"),
     "megabyte_ms": ("get 1 MB, ms", "ms"),
@@ -31,10 +31,10 @@ COLUMNS = {
 }
 
 
-def measure(runs: int) -> Group:
-    need("iperf3")
-    group = Group("mtu")
-    podman = Podman()
+def compare(
+    group: Group, ways: dict[str, list[str]], base: str, runs: int, *, warm_up: bool = True
+) -> None:
+    """Measure the ways (name and what to put before a command) in turns; ratios are to base."""
     unanswered: dict[str, set[int]] = {}
     transfers = 0
 
@@ -46,6 +46,27 @@ def measure(runs: int) -> Group:
         unanswered.setdefault(name, set()).update(answer.pop("unanswered"))
         return {f"{name} {what}": value for what, value in (found | answer).items()}
 
+    steps = (partial(step, name, prefix) for name, prefix in ways.items())
+    found = rounds(runs, *steps, warm_up=warm_up)
+    program = base.partition(" ")[0]
+    for name in ways:
+        for way in ("out", "in"):
+            pairs = zip(found[f"{name} {way}"], found[f"{base} {way}"], strict=True)
+            found[f"{name} {way}_ratio"] = [a / b for a, b in pairs]
+        for what, (column, unit) in COLUMNS.items():
+            title = column.format(base=program)
+            group.rows.append(Row(name, unit, found[f"{name} {what}"], title))
+        if unanswered[name]:
+            group.notes.append(
+                f"{name}: no answer to datagrams of {sorted(unanswered[name])} bytes"
+            )
+    group.notes.append(f"stalled: for a second or more, of {transfers} transfers a round")
+
+
+def measure(runs: int) -> Group:
+    need("iperf3")
+    group = Group("mtu")
+    podman = Podman()
     timed(podman.enter("true"))
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         ways = {PODMAN: podman.enter()}
@@ -53,18 +74,6 @@ def measure(runs: int) -> Group:
             net = Rootlessnet(f"{directory}/{mtu}", ("-o", f"mtu={mtu}"))
             stack.enter_context(net.held())
             ways[str(mtu)] = net.enter()
-        found = rounds(runs, *(partial(step, name, prefix) for name, prefix in ways.items()))
+        compare(group, ways, PODMAN, runs)
     podman.clean()
-
-    for name in ways:
-        for way in ("out", "in"):
-            pairs = zip(found[f"{name} {way}"], found[f"{PODMAN} {way}"], strict=True)
-            found[f"{name} {way}_ratio"] = [a / b for a, b in pairs]
-        for what, (column, unit) in COLUMNS.items():
-            group.rows.append(Row(name, unit, found[f"{name} {what}"], column))
-        if unanswered[name]:
-            group.notes.append(
-                f"{name}: no answer to datagrams of {sorted(unanswered[name])} bytes"
-            )
-    group.notes.append(f"stalled: for a second or more, of {transfers} transfers a round")
     return group

@@ -1,8 +1,9 @@
 """Published ports: ours, podman's rootlessport, RootlessKit's two drivers and plain loopback.
 
-All contenders run at once, each with servers of its own, and take turns. --listen is measured with
-a client and a server of our own, as no other takes a socket that way, against the same pair on
-plain loopback.
+All contenders run at once (publish.py) and take turns. --listen is measured with a client and a
+server of our own, as no other takes a socket that way, against the same pair on plain loopback.
+
+BENCH_PORTS names parts, separated by commas: one, four, connect, http, udp, idle, listen.
 """
 
 from __future__ import annotations
@@ -14,135 +15,50 @@ import re
 import resource
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchlib.contenders import Rootlessnet, need, runtime_dir
-from benchlib.measure import Check, Failed, Group, Row, ratio, rounds, wait_until
+from benchlib import datagrams
+from benchlib.contenders import need
+from benchlib.measure import Check, Failed, Group, Row, ratio, rounds
+from benchlib.publish import (
+    BUILTIN,
+    FIRST,
+    LOOPBACK,
+    OURS,
+    ROOTLESSPORT,
+    SERVE,
+    forwarders,
+    resident,
+    running,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RUNS = 5
 SECONDS = 1
-OFFERED = 1000
-"""Mbit/s, more than most can forward on two processors together with client and server."""
 CONNECTIONS = 500
 REQUESTS = 10000
-IDLE = 1000
-SERVE = ["/usr/bin/python3", "-I", str(Path(__file__).with_name("serve.py"))]
-BASE = 5301
-OURS, ROOTLESSPORT, BUILTIN, API, LOOPBACK = (
-    "rootlessnet",
-    "rootlessport",
-    "builtin",
-    "slirp API",
-    "loopback",
-)
-FIRST = {LOOPBACK: BASE, OURS: 21300, ROOTLESSPORT: 21400, BUILTIN: 21500, API: 21600}
-PODMAN = [
-    "podman", "run", "--rm", "-i", "--pids-limit=0", "--network=slirp4netns", "--log-driver=none",
-    "--ulimit=nofile=20000:20000",
-]  # fmt: skip
+IDLE = 5000
+LISTEN_PORT = 21700
 
 
-def mappings(first: int) -> list[tuple[int, int, str]]:
-    """(port of the host, port inside, protocol)."""
-    found = [(first + number, BASE + number, "tcp") for number in range(4)]
-    return [*found, (first, BASE, "udp")]
-
-
-def commands(rootfs: Path, net: Rootlessnet) -> dict[str, list[str]]:
-    serve = [*SERVE, str(BASE)]
-    found = {}
-    publish = [f"--publish=127.0.0.1:{a}:{b}/{c}" for a, b, c in mappings(FIRST[OURS])]
-    found[OURS] = [*net.program, "enter", *publish, "--", *serve]
-    publish = [f"-p=127.0.0.1:{a}:{b}/{c}" for a, b, c in mappings(FIRST[ROOTLESSPORT])]
-    here = str(Path(__file__).parent)
-    mounts = ["-v=/usr:/usr:ro", "-v=/etc:/etc:ro", f"-v={here}:{here}:ro", "--tmpfs=/tmp"]
-    found[ROOTLESSPORT] = [
-        *PODMAN, *publish, *mounts, "--tmpfs=/var/lib/nginx", "--rootfs", str(rootfs), *serve,
-    ]  # fmt: skip
-    for name, driver in ((BUILTIN, "builtin"), (API, "slirp4netns")):
-        publish = []
-        for a, b, c in mappings(FIRST[name]):
-            publish += ["-p", f"127.0.0.1:{a}:{b}/{c}"]
-        found[name] = [
-            "rootlesskit", "--net=slirp4netns", f"--port-driver={driver}", "--mtu=65520",
-            "--disable-host-loopback", *publish, *serve,
-        ]  # fmt: skip
-    found[LOOPBACK] = serve
-    return found
-
-
-@contextlib.contextmanager
-def running() -> Iterator[None]:
-    """All contenders."""
-    net = Rootlessnet()
-    with (
-        tempfile.TemporaryDirectory(dir=runtime_dir()) as directory,
-        contextlib.ExitStack() as stack,
-    ):
-        rootfs = Path(directory) / "rootfs"
-        rootfs.mkdir()
-        for name in ("proc", "sys", "dev", "tmp", "run", "usr", "etc", "var", "opt"):
-            (rootfs / name).mkdir()
-        for name in ("bin", "sbin", "lib", "lib64"):
-            (rootfs / name).symlink_to(f"usr/{name}")
-        for name, command in commands(rootfs, net).items():
-            child = stack.enter_context(
-                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            )
-            stack.callback(child.stdin.close)  # type: ignore[union-attr]
-            assert child.stdout is not None
-            if child.stdout.readline() != b"up\n":
-                raise Failed(f"{name} does not start: {' '.join(command)}")
-        for name, first in FIRST.items():
-            wait_until(f"{name} forwards", lambda first=first: answers(first + 1))  # type: ignore[misc]
-        yield
-    net.wait_until_down()
-
-
-def answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), 2) as s:
-            return s.recv(1) == b"x"
-    except OSError:
-        return False
-
-
-def iperf3(first: int, *options: str) -> dict[str, float]:
-    command = [
-        "timeout",
-        "10",
-        "iperf3",
-        "-c",
-        "127.0.0.1",
-        "-p",
-        str(first),
-        "-J",
-        "-t",
-        str(SECONDS),
-        *options,
-    ]
+def iperf3(first: int, *options: str) -> float:
+    """Gbit/s that arrive."""
+    command = ["timeout", "10", "iperf3", "-c", "127.0.0.1", "-p", str(first), "-J"]
+    command += ["-t", str(SECONDS), *options]
     # One that still serves the last client says so; that is not for long.
     deadline = time.monotonic() + 10
     while True:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         answer = json.loads(done.stdout or "{}")
         if "error" not in answer and done.returncode == 0:
-            end = answer["end"]
-            whole = end.get("sum_received", end.get("sum", {}))
-            lost = 0.0
-            if "-u" in options:
-                whole = end["sum"]
-                lost = whole["lost_percent"] / 100
-            return {"gbits": whole["bits_per_second"] * (1 - lost) / 1e9}
+            return float(answer["end"]["sum_received"]["bits_per_second"]) / 1e9
         if time.monotonic() > deadline:
             break
         time.sleep(0.2)
@@ -173,49 +89,22 @@ def requests(first: int) -> float:
     return float(found[1])
 
 
-def datagrams(first: int) -> float:
-    """Mbit/s that arrive of OFFERED in datagrams of 1,400 bytes."""
-    return iperf3(first, "-u", "-t", "1", "-l", "1400", "-b", f"{OFFERED}M")["gbits"] * 1000
-
-
-def forwarders() -> dict[str, list[int]]:
-    """The processes that forward, by contender; servers are none of them."""
-    found: dict[str, list[int]] = {OURS: [], ROOTLESSPORT: [], BUILTIN: []}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        with contextlib.suppress(OSError):
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            if line.startswith("rootlessnet: ports of"):
-                found[OURS].append(int(entry.name))
-            elif "rootlessport" in line.partition(" ")[0]:
-                found[ROOTLESSPORT].append(int(entry.name))
-            elif "port-driver=builtin" in line:
-                found[BUILTIN].append(int(entry.name))
-    return found
-
-
-def resident(pids: list[int]) -> float:
-    """Kilobytes of their own, all together."""
-    total = 0
-    for pid in pids:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        total += sum(map(int, re.findall(r"^Private_\w+:\s+(\d+)", text, re.MULTILINE)))
-    return float(total)
-
-
-def idle(name: str) -> float:
-    """Kilobytes that a connection costs which does nothing."""
+def idle(name: str) -> tuple[float, int]:
+    """Kilobytes that a connection costs which does nothing, and how many there were of IDLE."""
     before = resident(forwarders()[name])
-    clients = []
-    try:
-        for _ in range(IDLE):
-            clients.append(socket.create_connection(("127.0.0.1", FIRST[name] + 3)))
+    with contextlib.ExitStack() as stack:
+        held = 0
+        with contextlib.suppress(OSError):
+            for _ in range(IDLE):
+                client = stack.enter_context(
+                    socket.create_connection(("127.0.0.1", FIRST[name] + 4), 5)
+                )
+                # Accepted is not forwarded: this comes from the server.
+                if client.recv(1) != b"x":
+                    break
+                held += 1
         time.sleep(0.5)
-        return (resident(forwarders()[name]) - before) / IDLE
-    finally:
-        for client in clients:
-            client.close()
+        return (resident(forwarders()[name]) - before) / max(1, held), held
 
 
 def push(port: int) -> float:
@@ -244,97 +133,116 @@ def listening(port: int) -> Iterator[None]:
             child.stdin.close()
 
 
+def better(found: dict[str, list[float]]) -> list[float]:
+    """Of the peers that forward as we do, in each round."""
+    return [max(a, b) for a, b in zip(found[ROOTLESSPORT], found[BUILTIN], strict=True)]
+
+
+def streams(group: Group, runs: int, title: str, options: tuple[str, ...]) -> None:
+    found = rounds(
+        runs,
+        lambda: {name: iperf3(first, *options) for name, first in FIRST.items()},
+        warm_up=False,
+    )
+    group.rows += [Row(name, "Gbit/s", values, title) for name, values in found.items()]
+    limit = 1.1 if title == "TCP four" else 1.5
+    quotient = ratio(found[OURS], better(found))
+    group.checks.append(Check(f"{title} : better of rootlessport, builtin", quotient, False, limit))
+    if title != "TCP four":
+        quotient = ratio(found[OURS], found[LOOPBACK])
+        group.checks.append(Check(f"{title} : loopback", quotient, False, 0.7))
+
+
+def connecting(group: Group, runs: int) -> None:
+    found = rounds(
+        runs,
+        lambda: {
+            f"{name} {key}": value
+            for name, first in FIRST.items()
+            for key, value in zip(("p50", "p99"), connects(first), strict=True)
+        },
+    )
+    for name in FIRST:
+        for key in ("p50", "p99"):
+            group.rows.append(Row(name, "us", found[f"{name} {key}"], f"connect {key}, us"))
+    for key, limit in (("p50", 0.6), ("p99", 1.0)):
+        quotient = ratio(found[f"{OURS} {key}"], found[f"{ROOTLESSPORT} {key}"])
+        group.checks.append(Check(f"connect {key} : rootlessport", quotient, True, limit))
+
+
+def http(group: Group, runs: int) -> None:
+    found = rounds(runs, lambda: {name: requests(first) for name, first in FIRST.items()})
+    group.rows += [Row(name, "1/s", values, "HTTP, requests/s") for name, values in found.items()]
+    group.checks.append(Check("HTTP : better peer", ratio(found[OURS], better(found)), False, 1.0))
+
+
+def udp(group: Group, runs: int) -> None:
+    for way, found in datagrams.measure(runs).items():
+        title = f"UDP {way}"
+        group.rows += [
+            Row(name, "Mbit/s", values, f"{title}, Mbit/s") for name, values in found.items()
+        ]
+        quotient = ratio(found[OURS], better(found))
+        group.checks.append(Check(f"{title} : better peer", quotient, False, 1.0))
+    group.notes += datagrams.NOTES
+
+
+def idling(group: Group, runs: int) -> None:
+    found = {}
+    for name in (OURS, ROOTLESSPORT, BUILTIN):
+        found[name], held = idle(name)
+        group.rows.append(Row(name, "kB", [found[name]], f"kB each of {IDLE} idle"))
+        if held < IDLE:
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            group.notes.append(
+                f"{name} has only {held} connections at once, not {IDLE}, with {limit} descriptors"
+            )
+        if name == OURS:
+            group.checks.append(Check("idle connections held", held, False, IDLE, ""))
+    quotient = found[OURS] / max(0.01, found[ROOTLESSPORT])
+    group.checks.append(Check("idle connection : rootlessport", quotient, True, 1.0))
+
+
+def listen(group: Group, runs: int) -> None:
+    with listening(LISTEN_PORT):
+        found = rounds(
+            max(runs, 3),
+            lambda: {"listen": push(LISTEN_PORT), "loopback": push(FIRST[LOOPBACK] + 3)},
+        )
+    group.rows += [Row(name, "Gbit/s", got, "own client, Gbit/s") for name, got in found.items()]
+    quotient = ratio(found["listen"], found["loopback"])
+    group.checks.append(Check("--listen : loopback", quotient, False, 0.95))
+
+
+PARTS = {
+    "one": (
+        partial(streams, title="TCP out", options=()),
+        partial(streams, title="TCP back", options=("-R",)),
+    ),
+    "four": (partial(streams, title="TCP four", options=("-P", "4")),),
+    "connect": (connecting,),
+    "http": (http,),
+    "udp": (udp,),
+    "idle": (idling,),
+    "listen": (listen,),
+}
+
+
 def measure(runs: int) -> Group:
     for program in ("rootlesskit", "iperf3", "ab", "podman"):
         need(program)
     if not shutil.which("nginx") and not Path("/usr/sbin/nginx").exists():
         raise Failed("not installed: nginx")
+    only = [name for name in os.environ.get("BENCH_PORTS", "").split(",") if name]
+    if unknown := set(only) - set(PARTS):
+        raise Failed(f"BENCH_PORTS: no such part: {', '.join(sorted(unknown))}")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    only = [name for name in os.environ.get("BENCH_PORTS", "").split(",") if name]
-
-    def wanted(what: str) -> bool:
-        return not only or what in only
-
     group = Group("ports")
-    kinds = {
-        "TCP out": ("one", ()),
-        "TCP back": ("one", ("-R",)),
-        "TCP four": ("four", ("-P", "4")),
-    }
     with running():
-        series: dict[str, dict[str, list[float]]] = {}
-        for title, (kind, options) in kinds.items():
-            if wanted(kind):
-                series[title] = rounds(
-                    runs,
-                    lambda options=options: {  # type: ignore[misc]
-                        name: iperf3(first, *options)["gbits"] for name, first in FIRST.items()
-                    },
-                    warm_up=False,
-                )
-        for title, found in series.items():
-            for name, values in found.items():
-                group.rows.append(Row(name, "Gbit/s", values, title))
-            better = [max(a, b) for a, b in zip(found[ROOTLESSPORT], found[BUILTIN], strict=True)]
-            limit = 1.1 if title == "TCP four" else 1.5
-            text = f"{title} : better of rootlessport, builtin"
-            group.checks.append(Check(text, ratio(found[OURS], better), False, limit))
-            if title != "TCP four":
-                group.checks.append(
-                    Check(f"{title} : loopback", ratio(found[OURS], found[LOOPBACK]), False, 0.7)
-                )
-        if wanted("connect"):
-            both = rounds(
-                runs,
-                lambda: {
-                    f"{name} {key}": value
-                    for name, first in FIRST.items()
-                    for key, value in zip(("p50", "p99"), connects(first), strict=True)
-                },
-            )
-            for name in FIRST:
-                for key in ("p50", "p99"):
-                    group.rows.append(Row(name, "us", both[f"{name} {key}"], f"connect {key}, us"))
-            for key, limit in (("p50", 0.6), ("p99", 1.0)):
-                quotient = ratio(both[f"{OURS} {key}"], both[f"{ROOTLESSPORT} {key}"])
-                group.checks.append(Check(f"connect {key} : rootlessport", quotient, True, limit))
-        for what, title, unit, function, skipped in (
-            ("http", "HTTP, requests/s", "1/s", requests, ""),
-            # slirp4netns answers no datagrams of clients on loopback.
-            ("udp", "UDP, Mbit/s", "Mbit/s", datagrams, API),
-        ):
-            if not wanted(what):
-                continue
-            found = rounds(
-                runs,
-                lambda function=function, skipped=skipped: {  # type: ignore[misc]
-                    name: function(first) for name, first in FIRST.items() if name != skipped
-                },
-                warm_up=what == "http",
-            )
-            for name, values in found.items():
-                group.rows.append(Row(name, unit, values, title))
-            better = [
-                max(a, b, 1.0) for a, b in zip(found[ROOTLESSPORT], found[BUILTIN], strict=True)
-            ]
-            text = f"{title.partition(',')[0]} : better peer"
-            group.checks.append(Check(text, ratio(found[OURS], better), False, 1.0))
-        if wanted("idle"):
-            found = {name: [idle(name)] for name in (OURS, ROOTLESSPORT, BUILTIN)}
-            for name, values in found.items():
-                group.rows.append(Row(name, "kB", values, f"kB each of {IDLE} idle"))
-            quotient = statistics.median(found[OURS]) / max(0.01, found[ROOTLESSPORT][0])
-            group.checks.append(Check("idle connection : rootlessport", quotient, True, 1.0))
-        if wanted("listen"):
-            with listening(21700):
-                found = rounds(
-                    max(runs, 3),
-                    lambda: {"listen": push(21700), "loopback": push(FIRST[LOOPBACK] + 3)},
-                )
-            for name, values in found.items():
-                group.rows.append(Row(name, "Gbit/s", values, "own client, Gbit/s"))
-            quotient = ratio(found["listen"], found["loopback"])
-            group.checks.append(Check("--listen : loopback", quotient, False, 0.95))
+        for name, steps in PARTS.items():
+            if not only or name in only:
+                for step in steps:
+                    step(group, runs)
     print(file=sys.stderr)
     return group

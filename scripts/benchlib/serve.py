@@ -1,14 +1,16 @@
-"""The servers of a contender: iperf3, nginx, and two of its own. Prints "up", ends with its stdin.
+"""The servers of a contender. Prints "up", ends with its stdin.
 
-    serve.py PORT     PORT iperf3, +1 a byte and the end, +2 HTTP, +3 reads all it gets
+    serve.py PORT     PORT iperf3, +1 a byte and the end, +2 HTTP, +3 reads all it gets,
+                      +4 the same after a byte of its own
 
-Given sockets by the socket activation protocol, it serves the last of these on them alone.
+Given sockets by the socket activation protocol, it reads all it gets on the first, and that alone.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import select
 import socket
 import subprocess
 import sys
@@ -16,6 +18,10 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NGINX = """
 daemon off; worker_processes 1; pid {dir}/pid; error_log {dir}/log;
@@ -36,23 +42,37 @@ def bytes_forever(server: socket.socket) -> None:
         connection.close()
 
 
-def read_forever(server: socket.socket) -> None:
-    while True:
-        connection, _ = server.accept()
-        threading.Thread(target=read_all, args=(connection,), daemon=True).start()
-
-
-def read_all(connection: socket.socket) -> None:
+def read_forever(server: socket.socket, greeting: bytes = b"") -> None:
+    """From as many as come: no thread for each."""
     buffer = bytearray(1 << 20)
+    connections: dict[int, socket.socket] = {}
+    epoll = select.epoll()
+    epoll.register(server, select.EPOLLIN)
+    while True:
+        for fd, _ in epoll.poll():
+            if fd == server.fileno():
+                connection, _ = server.accept()
+                if greeting:
+                    connection.send(greeting)
+                connections[connection.fileno()] = connection
+                epoll.register(connection, select.EPOLLIN)
+            elif not read(connections[fd], buffer):
+                connections.pop(fd).close()
+
+
+def read(connection: socket.socket, buffer: bytearray) -> int:
     try:
-        while connection.recv_into(buffer):
-            pass
-    finally:
-        connection.close()
+        return connection.recv_into(buffer)
+    except OSError:
+        return 0
 
 
-def start(function: object, server: socket.socket) -> None:
-    threading.Thread(target=function, args=(server,), daemon=True).start()  # type: ignore[arg-type]
+def start(function: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=function, args=arguments, daemon=True).start()
+
+
+def listening(port: int) -> socket.socket:
+    return socket.create_server(("0.0.0.0", port), backlog=4096)
 
 
 def main() -> None:
@@ -73,8 +93,9 @@ def main() -> None:
             subprocess.Popen(["iperf3", "-s", "-p", str(port)], stdout=quiet, stderr=quiet),
             subprocess.Popen(["nginx", "-c", conf, "-p", directory], stderr=quiet),
         ]
-        start(bytes_forever, socket.create_server(("0.0.0.0", port + 1), backlog=4096))
-        start(read_forever, socket.create_server(("0.0.0.0", port + 3), backlog=4096))
+        start(bytes_forever, listening(port + 1))
+        start(read_forever, listening(port + 3))
+        start(read_forever, listening(port + 4), b"x")
         for number in (port, port + 2):
             for _ in range(500):
                 try:
