@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from rootlessnet.instance.paths import Instance
     from rootlessnet.networks.attachment import Attachment
     from rootlessnet.networks.container_netns import Wanted
-    from rootlessnet.networks.network import Network
 
 
 def setup(

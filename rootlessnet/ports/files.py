@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 
 from rootlessnet.instance import portkeeper
-from rootlessnet.kernel import files
+from rootlessnet.kernel import files, process
 from rootlessnet.ports import rules
 
 TYPE_CHECKING = False
