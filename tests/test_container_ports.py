@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,16 +75,12 @@ def test_the_container_sees_its_client(lab: Lab) -> None:
     port = free_port()
     lab.setup("web", "--network", "lab", "-p", f"{port}:80", "-p", f"{port}:80/udp")
     serve(lab, "web")
-    for host, there in ((MACHINE, "10.99.0.2"), (MACHINE6, "fd00:99::2")):
+    for host in HERE:
         seen, own = who(host, port)
         assert seen == own
         seen, own = who_udp(host, port, 10)
         assert seen == own
-        assert ask(host, port).split()[2] == there
-    # Loopback does not leave its machine: the bridge's address is seen.
-    for host, bridge in (("127.0.0.1", "10.99.0.1"), ("::1", "fd00:99::1")):
-        assert who(host, port)[0].split()[0] == bridge
-        assert who_udp(host, port)[0].split()[0] == bridge
+        assert ask(host, port).split()[2] == ("fd00:99::2" if ":" in host else "10.99.0.2")
     # The same from another machine.
     for host in (MACHINE, MACHINE6):
         for proto in ("tcp", "udp"):
@@ -131,24 +128,90 @@ def warning(rule: str, clients: str, why: str) -> str:
     )
 
 
+def in_container(lab: Lab, id: str, *command: str) -> str:
+    return lab.inside("nsenter", f"--net={lab.inspect(id)['SandboxKey']}", *command)
+
+
 @BOTH
-def test_a_rule_for_loopback_alone_is_warned_of(lab: Lab) -> None:
-    """Once, and not again at whatever the container goes through."""
+def test_a_rule_for_loopback_alone(lab: Lab) -> None:
+    """Nothing is lost, nothing is said, and nothing has to be found out again after a change."""
     four, six = free_port(), free_port()
     done = lab.run("container", "setup", "web", "--new", "--network", "lab",
                    "-p", f"127.0.0.1:{four}:80", "-p", f"[::1]:{six}:80/udp")  # fmt: skip
-    expected = [
-        warning(f"127.0.0.1:{four}:80/tcp", "clients on loopback", LOOPBACK),
-        warning(f"[::1]:{six}:80/udp", "clients on loopback", LOOPBACK),
-    ]
-    assert done.stderr == "".join(f"rootlessnet: {text}" for text in expected)
-    assert [each["source_ip_lost"] for each in listing(lab)] == [{"loopback": LOOPBACK}] * 2
+    assert done.stderr == ""
     serve(lab, "web")
-    assert lab.run("container", "reload", "web").stderr == ""
-    assert who("127.0.0.1", four)[0].split()[0] in addresses(lab)
-    assert who_udp("::1", six)[0].split()[0] in addresses(lab)
-    for text in expected:
+    for _ in range(2):
+        seen, own = who("127.0.0.1", four)
+        assert seen == own
+        seen, own = who_udp("::1", six)
+        assert seen == own
+        assert lab.run("container", "reload", "web").stderr == ""
+    assert [each["source_ip_lost"] for each in listing(lab)] == [{}] * 2
+    assert "warning" not in lab.log()
+
+
+def test_clients_on_loopback_hear_of_refusals_and_resets(lab: Lab) -> None:
+    """Though the kernel sends those of ::1 by another interface."""
+    port = publish(lab, "web")
+    for host in HERE[:2]:
+        with connect(host, port) as s:
+            s.sendall(b"reset")
+            with pytest.raises(ConnectionResetError):
+                s.recv(1)
+        with connect(host, port) as s:
+            s.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            with s.makefile("rb") as stream:
+                stream.read()
+
+            def is_reset(s: socket.socket = s) -> bool:
+                try:
+                    s.sendall(b"more")
+                except (BrokenPipeError, ConnectionResetError):
+                    return True
+                return False
+
+            wait_for("it is reset", is_reset)
+
+
+def test_where_loopback_is_down_its_clients_are_hidden(lab: Lab) -> None:
+    """They are served all the same, and the log says it once."""
+    port = free_port()
+    lab.setup("web", "--network", "lab", "-p", f"{port}:80", "-p", f"{port}:80/udp")
+    in_container(lab, "web", "ip", "link", "set", "lo", "down")
+    serve(lab, "web")
+    for _ in range(3):
+        for host in HERE[:2]:
+            assert who(host, port)[0].split()[0] in addresses(lab)
+            assert who_udp(host, port)[0].split()[0] in addresses(lab)
+    wait_for(
+        "it is listed",
+        lambda: [each["source_ip_lost"] for each in listing(lab)] == [{"loopback": LOOPBACK}] * 2,
+    )
+    for proto in ("tcp", "udp"):
+        text = warning(f"{port}:80/{proto}", "clients on loopback", LOOPBACK)
         assert lab.log().count(text) == 1
+    in_container(lab, "web", "ip", "link", "set", "lo", "up")
+    seen, own = who("127.0.0.1", port)
+    assert seen == own
+
+
+def test_no_namespace_is_kept_by_clients_that_there_were(lab: Lab) -> None:
+    """The other end of a cable into it goes when it does."""
+    port = free_port()
+    lab.setup("web", "--network", "lab", "-p", f"{port}:80", "-p", f"{port}:80/udp")
+    path = lab.inspect("web")["SandboxKey"]
+    script = f"ip link add probe type veth peer name end; exec ip link set end netns {path}"
+    lab.inside("sh", "-c", script)
+    server = serve(lab, "web")
+    for host in HERE[:2]:
+        assert who(host, port)[0].split()[0] == host
+        assert who_udp(host, port)[0].split()[0] == host
+    with connect("127.0.0.1", port) as s:
+        s.sendall(b"stop")
+    server.wait(10)
+    lab.setup("stays", "--network", "lab")
+    lab.run("container", "teardown", "web")
+    wait_for("it has gone", lambda: "probe" not in lab.inside("ip", "-br", "link"))
 
 
 @BOTH
@@ -160,32 +223,30 @@ def test_a_server_that_listens_by_ipv4_only(lab: Lab) -> None:
     child = lab.start("enter", "--", "nsenter", f"--net={path}", *SERVER, "80", "0.0.0.0")
     assert child.stdout is not None and child.stdout.readline() == "up\n"
     for ask_it in (who, who_udp):
-        for host, seen in zip(HERE, ("10.99.0.1", "10.99.0.1", MACHINE, "10.99.0.1"), strict=True):
+        for host, seen in zip(HERE, ("127.0.0.1", "10.99.0.1", MACHINE, "10.99.0.1"), strict=True):
             assert ask_it(host, port)[0].split()[0] == seen
     assert who_far("udp", MACHINE6, port)[0].split()[0] == "10.99.0.1"
 
 
 def test_what_may_happen_is_told_when_it_does(lab: Lab) -> None:
-    """A client on loopback of a rule for all addresses; one of a family that does not get there."""
+    """A client of a family that does not get there."""
     lab.network("four", "--subnet", "10.98.0.0/24")
     port = free_port()
     done = lab.run("container", "setup", "web", "--new", "--network", "four", "-p", f"{port}:80",
                    "-p", f"{port}:80/udp")  # fmt: skip
     assert done.stderr == ""
     serve(lab, "web")
-    expected = {"loopback": LOOPBACK, "ipv6": "the server is reached by IPv4 only"}
+    expected = {"ipv6": "the server is reached by IPv4 only"}
     assert [each["source_ip_lost"] for each in listing(lab)] == [expected] * 2
     assert "warning" not in lab.log()
     for _ in range(3):
-        for host, seen in zip(HERE, ("10.98.0.1", "10.98.0.1", MACHINE, "10.98.0.1"), strict=True):
+        for host, seen in zip(HERE, ("127.0.0.1", "10.98.0.1", MACHINE, "10.98.0.1"), strict=True):
             assert who(host, port)[0].split()[0] == seen
             assert who_udp(host, port)[0].split()[0] == seen
     for proto in ("tcp", "udp"):
-        rule = f"{port}:80/{proto}"
-        for clients, kind in (("clients on loopback", "loopback"), ("IPv6 clients", "ipv6")):
-            text = warning(rule, clients, expected[kind])
-            wait_for("it is in the log", lambda text=text: text in lab.log())
-            assert lab.log().count(text) == 1
+        text = warning(f"{port}:80/{proto}", "IPv6 clients", expected["ipv6"])
+        wait_for("it is in the log", lambda text=text: text in lab.log())
+        assert lab.log().count(text) == 1
 
 
 def test_slirp4netns_leads_to_the_instance_and_the_forwarder_to_containers(lab: Lab) -> None:
@@ -317,8 +378,6 @@ class Listener:
     """A port that another program has."""
 
     def __enter__(self) -> int:
-        import socket
-
         self._socket = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
         number: int = self._socket.getsockname()[1]
         return number

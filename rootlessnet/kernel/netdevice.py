@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import errno
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
@@ -27,6 +31,14 @@ def exists(name: str) -> bool:
         raise
 
 
+def is_up(name: str) -> bool:
+    """Whether an interface is up. Raises OSError."""
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        return bool(_flags(sock, name)[0] & _IFF_UP)
+
+
 def set_up(name: str) -> None:
     """Bring an interface up. Raises OSError."""
     import fcntl
@@ -34,9 +46,7 @@ def set_up(name: str) -> None:
     import struct
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        request = name.encode().ljust(_IFNAMSIZ, b"\0").ljust(_SIZE, b"\0")
-        answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, request)
-        (flags,) = struct.unpack_from("=h", answer, _IFNAMSIZ)
+        flags, answer = _flags(sock, name)
         if not flags & _IFF_UP:
             changed = struct.pack("=h", flags | _IFF_UP)
             fcntl.ioctl(
@@ -44,3 +54,13 @@ def set_up(name: str) -> None:
                 _SIOCSIFFLAGS,
                 answer[:_IFNAMSIZ] + changed + answer[_IFNAMSIZ + len(changed) :],
             )
+
+
+def _flags(sock: socket.socket, name: str) -> tuple[int, bytes]:
+    """The flags, and the struct that they are in."""
+    import fcntl
+    import struct
+
+    request = name.encode().ljust(_IFNAMSIZ, b"\0").ljust(_SIZE, b"\0")
+    answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, request)
+    return struct.unpack_from("=h", answer, _IFNAMSIZ)[0], answer

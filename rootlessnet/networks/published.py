@@ -68,6 +68,7 @@ def _request(what: str, record: dict[str, Any]) -> dict[str, Any]:
         "v6": v6,
         "keep": keep,
         "netns": record["netns"]["path"],
+        "inode": record["netns"]["inode"],
     }
 
 
@@ -113,7 +114,9 @@ def answer(instance: Instance, request: dict[str, Any]) -> Any:
     if request["do"] == "withdraw":
         return api.remove(instance, owner)
     wanted = [rules.from_list(fields) for fields in request["rules"]]
-    target = api.behind_bridge(request["id"], request["v4"], request["v6"], request["netns"])
+    target = api.behind_bridge(
+        request["id"], request["v4"], request["v6"], request["netns"], request["inode"]
+    )
     target.keep4 = target.keep6 = request["keep"]
     if request["do"] == "reserve":
         api.remove(instance, owner)

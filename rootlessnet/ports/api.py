@@ -46,11 +46,11 @@ def named(name: str) -> str:
     return f"{files.NAMED}:{name}"
 
 
-def behind_bridge(identity: str, v4: str, v6: str, netns: str = "") -> Target:
-    """Where a container's rules lead: its addresses ("" where it has none) and, if it is known, the
-    path of its network namespace inside the instance. Without addresses they lead nowhere: TCP
-    is refused."""
-    return Target(v4, v6, local=False, name=identity, netns=netns)
+def behind_bridge(identity: str, v4: str, v6: str, netns: str = "", inode: int = 0) -> Target:
+    """Where a container's rules lead: its addresses ("" where it has none) and, if they are known,
+    path (inside the instance) and inode number of its network namespace. Without addresses they
+    lead nowhere: TCP is refused."""
+    return Target(v4, v6, local=False, name=identity, netns=netns, inode=inode)
 
 
 def add(

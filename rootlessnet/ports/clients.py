@@ -1,6 +1,7 @@
 """Whose address the server does not see although it should, and why.
 
-    loopback      clients on 127.0.0.1 or ::1, of a container behind a bridge
+    loopback      clients on 127.0.0.1 or ::1, of a container whose own network namespace is not
+                  known, or cannot be used
     link-local    clients with an address that holds on one link only
     ipv4, ipv6    clients of a family that does not reach the server, or not with their address
 
@@ -112,14 +113,14 @@ class Clients:
         rule, target = self._rule, self._target
         if not (target.v4 or target.v6):
             return set()  # it leads nowhere
-        if not target.local and is_loopback(rule.host_ip):
+        if is_loopback(rule.host_ip) and not target.keeps_loopback:
             return {LOOPBACK}
         found = set()
         if rule.version != 4 and not target.v6 and not self.awaits_ipv6:
             found.add(IPV6)
         if rule.version != 6 and not target.v4:
             found.add(IPV4)
-        if not target.local and rule.host_ip in _EVERYWHERE:
+        if rule.host_ip in _EVERYWHERE and not target.keeps_loopback:
             found.add(LOOPBACK)
         return found
 

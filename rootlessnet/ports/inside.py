@@ -13,6 +13,8 @@ the server's answers back to it, as in this namespace nobody has that address:
     the same by UDP                       connection tracking carries the mark instead
     a server behind a bridge              what arrives for a transparent socket gets the mark, and
                                           so does an ICMP error about what it has sent
+    the same for a client on loopback     the socket is one of the container's own namespace, where
+                                          loopback leads back by itself
 
 TCP within the namespace needs nothing but the kernel's routing; each of the other two needs a chain
 of nft(8). A chain costs every packet in the namespace, connection tracking most of all, so it is
@@ -22,19 +24,16 @@ made when the first rule needs it. It stays: connections outlive their rules.
 from __future__ import annotations
 
 import os
-import struct
 
 from rootlessnet.errors import reason
 from rootlessnet.kernel import libc, namespaces, spawn
+from rootlessnet.ports import routing
+from rootlessnet.ports.routing import LOOPBACK, MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
     from collections.abc import Iterable
-
-MARK = 0x726E
-TABLE = 0x726E
-_PRIORITY = 0x726E
 
 _NFT_TABLE = "inet rootlessnet_ports"
 
@@ -98,7 +97,7 @@ def _prepare(userns: int, netns: int, wanted: Iterable[str]) -> dict[str, str]:
     for what in wanted:
         try:
             if what == ROUTES:
-                _routes()
+                routing.bring_answers_back()
             else:
                 _nft(_script(*_CHAINS[what]))
         except OSError as error:
@@ -150,74 +149,6 @@ def _nft(script: str) -> None:
         raise OSError(errno.EOPNOTSUPP, first.removeprefix("/dev/stdin:"), "nft")
 
 
-# -- the rule and the route, by rtnetlink(7) -------------------------------------------------------
-
-_RTM_NEWROUTE = 24
-_RTM_NEWRULE = 32
-_REQUEST_ACK_CREATE_EXCL = 0x1 | 0x4 | 0x400 | 0x200
-_FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE = 6, 10, 15
-_FR_ACT_TO_TBL = 1
-_RTA_OIF, _RTA_TABLE = 4, 15
-_RTN_LOCAL = 2
-_RT_SCOPE_HOST = 254
-_RTPROT_STATIC = 4
-_LOOPBACK = 1
-"""Its number in every network namespace (LOOPBACK_IFINDEX)."""
-
-
-def _routes() -> None:
-    import socket
-
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:
-        netlink.bind((0, 0))
-        for family in (socket.AF_INET, socket.AF_INET6):
-            try:
-                _ask(netlink, _RTM_NEWRULE, _rule(family))
-                _ask(netlink, _RTM_NEWROUTE, _route(family))
-            except OSError as error:
-                if family == socket.AF_INET:
-                    raise
-                if error.errno != 97:  # EAFNOSUPPORT: a kernel without IPv6
-                    raise
-    _switch_on("ipv4/tcp_fwmark_accept")
-    # Refusals belong to no socket; without this they would leave by the default route.
-    _switch_on("ipv4/fwmark_reflect")
-    if os.path.exists("/proc/sys/net/ipv6"):
-        _switch_on("ipv6/fwmark_reflect")
-
-
-def _switch_on(name: str) -> None:
-    with open(f"/proc/sys/net/{name}", "w", encoding="ascii") as file:
-        file.write("1")
-
-
-def _rule(family: int) -> bytes:
-    header = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
-    return header + b"".join(
-        struct.pack("=HHI", 8, kind, value)
-        for kind, value in ((_FRA_PRIORITY, _PRIORITY), (_FRA_FWMARK, MARK), (_FRA_TABLE, TABLE))
-    )
-
-
-def _route(family: int) -> bytes:
-    header = struct.pack(
-        "=BBBBBBBBI", family, 0, 0, 0, 0, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL, 0
-    )
-    return header + b"".join(
-        struct.pack("=HHI", 8, kind, value)
-        for kind, value in ((_RTA_OIF, _LOOPBACK), (_RTA_TABLE, TABLE))
-    )
-
-
-def _ask(netlink: _socket.socket, kind: int, body: bytes) -> None:
-    """Send one request and wait for its answer. Raises OSError; EEXIST is as good as done."""
-    netlink.send(struct.pack("=IHHII", 16 + len(body), kind, _REQUEST_ACK_CREATE_EXCL, 1, 0) + body)
-    answer = netlink.recv(65536)
-    (code,) = struct.unpack_from("=i", answer, 16)
-    if code and -code != 17:  # EEXIST
-        raise OSError(-code, os.strerror(-code), "policy routing")
-
-
 # -- sockets ---------------------------------------------------------------------------------------
 
 _SOL_IP, _SOL_IPV6 = 0, 41
@@ -250,7 +181,7 @@ def stay_on_loopback(sock: _socket.socket) -> None:
     """
     import _socket
 
-    sock.setsockopt(_socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _LOOPBACK)
+    sock.setsockopt(_socket.SOL_SOCKET, _SO_BINDTOIFINDEX, LOOPBACK)
 
 
 def make(kind: str) -> _socket.socket:

@@ -35,6 +35,7 @@ from rootlessnet.ports import burst, tcp, udp
 from rootlessnet.ports import pool as pools
 from rootlessnet.ports.acceptor import Acceptor
 from rootlessnet.ports.bugs import Bugs
+from rootlessnet.ports.clients import LOOPBACK
 from rootlessnet.ports.target import Target, from_dict
 
 TYPE_CHECKING = False
@@ -47,6 +48,7 @@ _MANY_DESCRIPTORS = 4096
 _RESERVE = 320
 """Descriptors for all that is no connection: pools, channels, a few on their way."""
 _PAUSE = 0.05
+_LET_GO_SECONDS = 2.0
 _MAX_MESSAGE = 65536
 MOST_DESCRIPTORS = 100
 MOST_LISTENERS = 1 << 17
@@ -83,6 +85,7 @@ class Loop:
         self._has_pool = False
         self._bursts: burst.Bursts | None = None
         self._draining = False
+        self._lets_go = False
         self.bugs = Bugs()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_number = 0
@@ -213,6 +216,20 @@ class Loop:
         for listener in self._listeners.values():
             listener.go_on()
 
+    def take(self, kind: str) -> _socket.socket:
+        """A new socket for the way inside. Raises OSError when none can be had."""
+        if pools.has_path(kind) and not self._lets_go:
+            self._lets_go = True
+            self.later(_LET_GO_SECONDS, self._let_go)
+        return self.pool.take(kind)
+
+    def _let_go(self) -> None:
+        """Our sockets must not be what keeps a container's namespace."""
+        self._lets_go = False
+        if self.pool.let_go():
+            self._lets_go = True
+            self.later(_LET_GO_SECONDS, self._let_go)
+
     def bursts(self) -> burst.Bursts:
         """For many datagrams at once; they are in `buffer` meanwhile."""
         if self._bursts is None:
@@ -294,6 +311,11 @@ class Loop:
         if kind not in target.told:
             target.told.add(kind)
             self._tell("unkept", target.number, kind)
+
+    def lost_place(self, target: Target) -> None:
+        """Nothing comes back to a socket beside the server: it is not tried again."""
+        target.inode = 0
+        self.unkept(target, LOOPBACK)
 
     def _receive(self, mask: int) -> None:
         try:

@@ -6,8 +6,13 @@ by SCM_RIGHTS, while the last ones are still being used. So a connection costs n
 Only a thread of the helper is in the network namespace: whoever looks for the processes that use it
 (rootlessnet.instance.look) goes by their main threads, and must not find this one.
 
-    asked      "KIND COUNT", or "diag 1 [PATH]": a sock_diag(7) socket of the namespace PATH
-    answered   "KIND", and the descriptors; "KIND" and none when it failed
+    asked      "COUNT KIND [INODE PATH]": sockets of the instance's network namespace, or of the
+               one with this path inside the instance, if it still has that inode number (0: any)
+    answered   "KIND [INODE PATH]", and the descriptors; none when it failed
+
+KIND is one of rootlessnet.ports.inside.make, or "diag" for a sock_diag(7) socket. With a path the
+socket is one of a container's own namespace, which it would keep: a stock of these is held for as
+long as it is being used.
 """
 
 from __future__ import annotations
@@ -15,17 +20,20 @@ from __future__ import annotations
 import _socket
 import os
 
-from rootlessnet.ports import inside
+from rootlessnet.ports import inside, routing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
 BATCH = 120
 SMALL_BATCH = 32
 """Where descriptors are few. A large batch disturbs fewer connections: while the helper makes the
 sockets it takes a processor from somebody."""
-_MAX_MESSAGE = 4096
+BESIDE_BATCH = 8
+"""Of a container's own namespace."""
+_MAX_MESSAGE = 8192
 _SECONDS = 5.0
 
 DIAG = "diag"
@@ -34,20 +42,21 @@ DIAG = "diag"
 # -- the helper ------------------------------------------------------------------------------------
 
 
-def serve(userns: int, netns: int, channels: list[int]) -> NoReturn:
-    """The helper's whole life: it ends when nobody is at the other end of any channel."""
+def serve(userns: int, netns: int, channels: list[int], root: Callable[[], str]) -> NoReturn:
+    """The helper's whole life: it ends when nobody is at the other end of any channel. root tells
+    where what is mounted inside can be seen, at the moment."""
     import threading
 
     try:
         inside.join_user(userns)
-        thread = threading.Thread(target=_serve, args=(netns, channels))
+        thread = threading.Thread(target=_serve, args=(netns, channels, root))
         thread.start()
         thread.join()
     finally:
         os._exit(0)
 
 
-def _serve(netns: int, channels: list[int]) -> None:
+def _serve(netns: int, channels: list[int], root: Callable[[], str]) -> None:
     import select
     import socket
 
@@ -68,13 +77,13 @@ def _serve(netns: int, channels: list[int]) -> None:
                 poll.unregister(fd)
                 ends.pop(fd).close()
                 continue
-            kind, count, *rest = message.decode().split(" ", 2)
+            count, _, kind = message.decode().partition(" ")
             made: list[_socket.socket] = []
             try:
-                if kind == DIAG:
-                    made.append(_diag(netns, rest[0] if rest else ""))
+                if " " in kind:
+                    _make_there(made, int(count), kind, netns, root())
                 else:
-                    made += [inside.make(kind) for _ in range(int(count))]
+                    _make(made, int(count), kind)
             except OSError:
                 pass  # fewer of them, or none
             try:
@@ -88,22 +97,48 @@ def _serve(netns: int, channels: list[int]) -> None:
 _NETLINK_SOCK_DIAG = 4
 
 
-def _diag(netns: int, path: str) -> _socket.socket:
+def _make(made: list[_socket.socket], count: int, kind: str) -> None:
     import socket
 
-    from rootlessnet.kernel import libc
+    for _ in range(count):
+        if kind == DIAG:
+            made.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG))
+        else:
+            made.append(inside.make(kind))
 
-    if not path:
-        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+def _make_there(made: list[_socket.socket], count: int, where: str, own: int, root: str) -> None:
+    """The same in the namespace of a path."""
+    import errno
+
+    from rootlessnet.kernel import libc, netns
+
+    kind, inode, path = where.split(" ", 2)
+    fd = netns.open_path(root + path)
     try:
+        if int(inode) not in (0, os.fstat(fd).st_ino):
+            raise OSError(errno.ESTALE, "another network namespace", path)
         libc.setns(fd, libc.CLONE_NEWNET)
         try:
-            return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+            if kind != DIAG:
+                _check_loopback()
+                if kind[1] == "6":
+                    routing.answer_to_loopback()
+            _make(made, count, kind)
         finally:
-            libc.setns(netns, libc.CLONE_NEWNET)
+            libc.setns(own, libc.CLONE_NEWNET)
     finally:
         os.close(fd)
+
+
+def _check_loopback() -> None:
+    """Raise OSError where nothing that is sent to loopback would arrive."""
+    import errno
+
+    from rootlessnet.kernel import netdevice
+
+    if not netdevice.is_up("lo"):
+        raise OSError(errno.ENETDOWN, "it is down", "lo")
 
 
 # -- its users -------------------------------------------------------------------------------------
@@ -119,6 +154,8 @@ class Pool:
         self._socket.settimeout(_SECONDS)
         self._free: dict[str, list[_socket.socket]] = {}
         self._asked: set[str] = set()
+        self._taken: set[str] = set()
+        """Kinds with a path of which one was taken since `let_go`."""
 
     def take(self, kind: str) -> _socket.socket:
         """A new socket. Raises OSError when none can be had."""
@@ -126,12 +163,26 @@ class Pool:
         if not free:
             free = self._fetch(kind)
         made = free.pop()
-        if len(free) < self.batch // 2 and kind not in self._asked:
+        if has_path(kind):
+            self._taken.add(kind)
+        if len(free) < self._batch(kind) // 2 and kind not in self._asked:
             self._ask(kind)
         return made
 
+    def let_go(self) -> bool:
+        """Close what is at hand of containers' own namespaces, but for those that were used since
+        the last time; whether there is, or comes, anything to let go of later."""
+        for kind in [kind for kind in self._free if has_path(kind) and kind not in self._taken]:
+            for made in self._free.pop(kind):
+                made.close()
+        self._taken.clear()
+        return any(map(has_path, (*self._free, *self._asked)))
+
+    def _batch(self, kind: str) -> int:
+        return BESIDE_BATCH if has_path(kind) else self.batch
+
     def _ask(self, kind: str) -> None:
-        self._socket.send(f"{kind} {self.batch}".encode())
+        self._socket.send(f"{self._batch(kind)} {kind}".encode())
         self._asked.add(kind)
 
     def _fetch(self, kind: str) -> list[_socket.socket]:
@@ -171,6 +222,11 @@ class Pool:
                 made.close()
         self._free.clear()
         self._socket.close()
+
+
+def has_path(kind: str) -> bool:
+    """Whether sockets of this kind are of a container's own namespace."""
+    return " " in kind
 
 
 def wrap(kind: str, fd: int) -> _socket.socket:

@@ -173,7 +173,7 @@ class Processes:
                 _forget_signals()
                 channels = [theirs.detach() for _, theirs in pairs]
                 _close_all_but({self._pins.user, self._pins.net, *channels})
-                pool.serve(self._pins.user, self._pins.net, channels)
+                pool.serve(self._pins.user, self._pins.net, channels, self._root)
             finally:
                 os._exit(1)
         # --- forwarder ---
@@ -281,15 +281,17 @@ class Processes:
 
         if self._helper is None:
             raise OSError(errno.EPIPE, "the helper that makes sockets inside has ended")
-        if path:
-            # What is mounted inside is seen by whoever comes by way of a process inside.
-            holder = state.read_holder(self._instance)
-            path = f"/proc/{holder.pid if holder else 0}/root{path}"
-        self._helper.channel.send(f"{pool.DIAG} 1 {path}".rstrip().encode())
+        kind = f"{pool.DIAG} 0 {path}" if path else pool.DIAG
+        self._helper.channel.send(f"1 {kind}".encode())
         _, fds = pool.receive(self._helper.channel, 1)
         if not fds:
             raise OSError(errno.ENOENT, "it cannot be opened", path)
         return fds[0]
+
+    def _root(self) -> str:
+        """What is mounted inside is seen by whoever comes by way of a process inside."""
+        holder = state.read_holder(self._instance)
+        return f"/proc/{holder.pid if holder else 0}/root"
 
     # -- what is heard -----------------------------------------------------------------------------
 

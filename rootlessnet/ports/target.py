@@ -17,14 +17,15 @@ class Target:
 
     local: they are the network namespace's own, not those of a container behind a bridge. keep4 and
     keep6: whether the server is to see the client's own address. name is what people are shown.
-    netns is the path, inside the instance, of the container's network namespace, where it is known:
-    then the host's port listens only while something in it does. number is the
-    publication's; strikes counts the connections in a row that were answered only without the
-    client's address; told has the kinds of clients of which the forwarder knows that their address
-    is not kept (rootlessnet.ports.clients).
+    netns is the path, inside the instance, of the container's network namespace, and inode is its
+    inode number, where they are known: then the host's port listens only while something in it
+    does, and clients on loopback are seen as such. number is the publication's; strikes counts the
+    connections in a row that were answered only without the client's address; told has the kinds of
+    clients of which the forwarder knows that their address is not kept (rootlessnet.ports.clients).
     """
 
     __slots__ = (
+        "inode",
         "keep4",
         "keep6",
         "local",
@@ -36,22 +37,39 @@ class Target:
         "v4",
         "v6",
     )
-    _FIELDS = ("keep4", "keep6", "local", "name", "netns", "v4", "v6")
+    _FIELDS = ("inode", "keep4", "keep6", "local", "name", "netns", "v4", "v6")
 
-    def __init__(self, v4: str, v6: str, *, local: bool, name: str = "", netns: str = "") -> None:
+    def __init__(
+        self,
+        v4: str,
+        v6: str,
+        *,
+        local: bool,
+        name: str = "",
+        netns: str = "",
+        inode: int = 0,
+    ) -> None:
         self.v4 = v4
         self.v6 = v6
         self.local = local
         self.keep4 = self.keep6 = True
         self.name = name or v4 or v6
         self.netns = netns
+        self.inode = inode
         self.number = 0
         self.strikes = 0
         self.told: set[str] = set()
 
     def copy(self) -> Target:
         """Another one with the same addresses."""
-        return Target(self.v4, self.v6, local=self.local, name=self.name, netns=self.netns)
+        return Target(
+            self.v4,
+            self.v6,
+            local=self.local,
+            name=self.name,
+            netns=self.netns,
+            inode=self.inode,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._FIELDS}
@@ -77,13 +95,23 @@ class Target:
         return found
 
     def _can_keep(self, client: str) -> bool:
-        """Loopback addresses do not leave their machine, so no container can answer to one; and an
-        address of one link means nothing in another network."""
-        return not is_link_local(client) and (self.local or not is_loopback(client))
+        """An address of one link means nothing in another network."""
+        return not is_link_local(client) and (self.keeps_loopback or not is_loopback(client))
 
-    def kind(self, proto: str, version: str) -> str:
-        """Of socket: rootlessnet.ports.inside.make."""
-        return ("t" if proto == "tcp" else "u") + version + ("m" if self.local else "-")
+    @property
+    def keeps_loopback(self) -> bool:
+        """Whether clients on loopback can be seen as such."""
+        return self.local or bool(self.netns and self.inode)
+
+    def is_beside(self, client: str) -> bool:
+        """Whether this client is to be shown by a socket beside the server, in the container's own
+        namespace: loopback addresses do not leave the namespace that they are in."""
+        return not self.local and self.keeps_loopback and is_loopback(client)
+
+    def kind(self, proto: str, version: str, *, beside: bool = False) -> str:
+        """Of socket: rootlessnet.ports.inside.make, rootlessnet.ports.pool."""
+        kind = ("t" if proto == "tcp" else "u") + version + ("m" if self.local else "-")
+        return f"{kind} {self.inode} {self.netns}" if beside else kind
 
 
 def from_dict(fields: dict[str, Any]) -> Target:
@@ -95,6 +123,7 @@ def from_dict(fields: dict[str, Any]) -> Target:
             local=bool(fields["local"]),
             name=str(fields["name"]),
             netns=str(fields.get("netns", "")),
+            inode=int(fields.get("inode", 0)),
         )
         made.keep4, made.keep6 = bool(fields.get("keep4", True)), bool(fields.get("keep6", True))
     except (KeyError, TypeError) as error:

@@ -17,7 +17,7 @@ import struct
 from functools import partial
 
 from rootlessnet.kernel.trace import trace
-from rootlessnet.ports.clients import kind_of
+from rootlessnet.ports.clients import LOOPBACK, kind_of
 from rootlessnet.ports.inside import no_congestion, stay_on_loopback
 from rootlessnet.ports.target import is_loopback, unmapped
 
@@ -410,7 +410,9 @@ class Opening:
                 self._refused(sock)
             return
         self.target.strikes += 1
-        if self.target.strikes >= _STRIKES:
+        if self.target.is_beside(self.address[0]):
+            self.loop.lost_place(self.target)
+        elif self.target.strikes >= _STRIKES:
             version = "6" if plain.family == _socket.AF_INET6 else "4"
             self.loop.lost_source(self.target, version, "the server has no way back to it")
         self.loop.forget(sock.fileno(), unregister=True)
@@ -451,14 +453,21 @@ def start(
     keep: bool,
 ) -> tuple[_socket.socket, bool]:
     """A socket that is connecting, and whether it is connected already. Raises OSError."""
-    kind = target.kind("tcp", version)
+    beside = keep and target.is_beside(client[0])
     for source in (client, (client[0], 0), None) if keep else (None,):
-        sock = loop.pool.take(kind)
+        try:
+            sock = loop.take(target.kind("tcp", version, beside=beside and source is not None))
+        except OSError:
+            if beside and source:
+                continue
+            raise
         try:
             if source:
                 sock.bind(source)
                 if source[0] == "::1" and target.local:
                     stay_on_loopback(sock)
+            elif beside:
+                loop.unkept(target, LOOPBACK)
             code = sock.connect_ex(server)
             if code == errno.EINPROGRESS:
                 # Without a wire in between the answer is there by now.
@@ -470,9 +479,10 @@ def start(
             raise OSError(code, "connect")
         except OSError as error:
             sock.close()
-            # The client's port may be a listener's in here, or in use a moment ago.
-            if source and error.errno not in _FINAL:
-                if source[1] == 0:
+            # The client's port may be a listener's in here, or in use a moment ago. And beside the
+            # server there may be no loopback.
+            if source and (beside or error.errno not in _FINAL):
+                if source[1] == 0 and not beside:
                     loop.lost_source(target, version, str(error.strerror))
                 continue
             raise

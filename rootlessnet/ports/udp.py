@@ -23,7 +23,7 @@ import time
 
 from rootlessnet.kernel.trace import trace
 from rootlessnet.ports import burst
-from rootlessnet.ports.clients import kind_of
+from rootlessnet.ports.clients import LOOPBACK, kind_of
 from rootlessnet.ports.target import is_loopback, unmapped
 
 TYPE_CHECKING = False
@@ -317,12 +317,20 @@ class Port:
     def _connect(
         self, version: str, host: str, client: tuple[str, int], keep: bool
     ) -> _socket.socket:
-        kind = self.target.kind("udp", version)
+        beside = keep and self.target.is_beside(client[0])
         for source in (client, (client[0], 0), None) if keep else (None,):
-            sock = self.loop.pool.take(kind)
+            try:
+                kind = self.target.kind("udp", version, beside=beside and source is not None)
+                sock = self.loop.take(kind)
+            except OSError:
+                if beside and source:
+                    continue
+                raise
             try:
                 if source:
                     sock.bind(source)
+                elif beside:
+                    self.loop.unkept(self.target, LOOPBACK)
                 if source is None or not is_loopback(client[0]):
                     sock.connect((host, self.port))
                 return sock
@@ -330,7 +338,7 @@ class Port:
                 sock.close()
                 if source is None:
                     raise
-                if source[1] == 0:
+                if source[1] == 0 and not beside:
                     self.loop.lost_source(self.target, version, str(error.strerror))
         raise OSError(errno.EADDRNOTAVAIL, "no source address")
 
