@@ -195,6 +195,25 @@ def test_where_loopback_is_down_its_clients_are_hidden(lab: Lab) -> None:
     assert seen == own
 
 
+def test_a_path_that_leads_to_another_namespace_by_now(lab: Lab, tmp_path: Path) -> None:
+    """Nobody there is connected to: clients on loopback come by way of the bridge."""
+    path, port = tmp_path / "there", free_port()
+    first, other = holder_of_a_namespace(lab), holder_of_a_namespace(lab)
+    path.symlink_to(f"/proc/{first.pid}/ns/net")
+    lab.setup("web", "--netns", str(path), "--network", "lab", "-p", f"{port}:80")
+    path.unlink()
+    path.symlink_to(f"/proc/{other.pid}/ns/net")
+    for child in (first, other):
+        each = ["nsenter", f"--net=/proc/{child.pid}/ns/net"]
+        server = lab.start("enter", "--", *each, *SERVER, "80")
+        assert server.stdout is not None and server.stdout.readline() == "up\n"
+    same = ["ip", "address", "add", "10.99.0.2/32", "dev", "lo"]
+    for command in (["ip", "link", "set", "lo", "up"], same):
+        lab.enter("nsenter", f"--net=/proc/{other.pid}/ns/net", *command)
+    seen, _, there = ask("127.0.0.1", port).split()
+    assert (seen, there) == ("10.99.0.1", "10.99.0.2")
+
+
 def test_no_namespace_is_kept_by_clients_that_there_were(lab: Lab) -> None:
     """The other end of a cable into it goes when it does."""
     port = free_port()
@@ -209,7 +228,8 @@ def test_no_namespace_is_kept_by_clients_that_there_were(lab: Lab) -> None:
     with connect("127.0.0.1", port) as s:
         s.sendall(b"stop")
     server.wait(10)
-    lab.setup("stays", "--network", "lab")
+    # The forwarder goes on for others.
+    lab.setup("stays", "--network", "lab", "-p", f"{free_port()}:80")
     lab.run("container", "teardown", "web")
     wait_for("it has gone", lambda: "probe" not in lab.inside("ip", "-br", "link"))
 
