@@ -186,33 +186,56 @@ def stay_on_loopback(sock: _socket.socket) -> None:
 
 def make(kind: str) -> _socket.socket:
     """A socket of this namespace: "t" or "u" for the protocol, "4" or "6", and "m" when it is
-    marked ("-" when not). It may be bound to an address that nobody has here. Raises OSError."""
-    import socket
+    marked ("-" when not). It may be bound to an address that nobody has here. Raises OSError.
+
+    Only what needs privileges is done: it is made for others (`adopt`), many at a time, and who
+    waits for a processor meanwhile should not wait long.
+    """
+    import _socket
 
     proto, version, mark = kind[0], kind[1], kind[2]
-    family = socket.AF_INET if version == "4" else socket.AF_INET6
-    made = socket.socket(
-        family,
-        (socket.SOCK_STREAM if proto == "t" else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK,
+    made = _socket.socket(
+        _socket.AF_INET if version == "4" else _socket.AF_INET6,
+        (_socket.SOCK_STREAM if proto == "t" else _socket.SOCK_DGRAM)
+        | _socket.SOCK_NONBLOCK
+        | _socket.SOCK_CLOEXEC,
     )
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if proto == "t":
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if version == "4":
+            made.setsockopt(_SOL_IP, _IP_TRANSPARENT, 1)
+        else:
+            made.setsockopt(_SOL_IPV6, _IPV6_TRANSPARENT, 1)
+        if mark == "m":
+            made.setsockopt(_socket.SOL_SOCKET, _SO_MARK, MARK)
+    except PermissionError:
+        pass  # the client's address will not be kept, as binding to it fails
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def adopt(kind: str, fd: int) -> _socket.socket:
+    """The socket of a descriptor that came from `make`; the caller owns it. Raises OSError."""
+    import _socket
+
+    is_tcp = kind[0] == "t"
+    made = _socket.socket(
+        _socket.AF_INET if kind[1] == "4" else _socket.AF_INET6,
+        _socket.SOCK_STREAM if is_tcp else _socket.SOCK_DGRAM,
+        0,
+        fd,
+    )
+    try:
+        made.setblocking(False)
+        made.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        if is_tcp:
+            made.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+            made.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
             no_congestion(made)
         else:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UDP_BUFFER)
-        try:
-            if version == "4":
-                made.setsockopt(_SOL_IP, _IP_TRANSPARENT, 1)
-            else:
-                made.setsockopt(_SOL_IPV6, _IPV6_TRANSPARENT, 1)
-            if mark == "m":
-                made.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK)
-        except PermissionError:
-            pass  # the client's address will not be kept, as binding to it fails
+            made.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+            made.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, _UDP_BUFFER)
     except BaseException:
         made.close()
         raise

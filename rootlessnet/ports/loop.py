@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 BUFFER = 4 << 20
-_MANY_DESCRIPTORS = 4096
 _RESERVE = 320
 """Descriptors for all that is no connection: pools, channels, a few on their way."""
 _PAUSE = 0.05
@@ -93,8 +92,7 @@ class Loop:
         self._publications: dict[int, tuple[Target, list[Acceptor | udp.Port]]] = {}
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = limit
-        reserve = _RESERVE if limit < _MANY_DESCRIPTORS else 4 * _RESERVE
-        self.most = max(8, (limit - reserve) // 2)
+        self.most = max(8, (limit - _RESERVE) // 2)
         self._links = [_socket.socket(fileno=tx) for _, tx in links]
         self._handed = _socket.socket(fileno=links[number][0])
         for end in (*self._links, self._handed):
@@ -346,8 +344,7 @@ class Loop:
             self.forget(self.pool.channel, unregister=True)
             self.pool.close()
         self._has_pool = True
-        small = self._limit < _MANY_DESCRIPTORS
-        self.pool = pools.Pool(fds[0], pools.SMALL_BATCH if small else pools.BATCH)
+        self.pool = pools.Pool(fds[0])
         self.watch(fds[0], _IN, self._refill)
 
     def _refill(self, mask: int) -> None:

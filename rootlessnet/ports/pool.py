@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-BATCH = 120
-SMALL_BATCH = 32
-"""Where descriptors are few. A large batch disturbs fewer connections: while the helper makes the
-sockets it takes a processor from somebody."""
+BATCH = 32
+"""While the helper makes them it takes a processor from somebody: a few connections in a hundred
+wait a little. A large batch would let fewer of them wait, but so long that it is the 99th
+percentile."""
 BESIDE_BATCH = 8
 """Of a container's own namespace."""
 _MAX_MESSAGE = 8192
@@ -147,12 +147,11 @@ def _check_loopback() -> None:
 class Pool:
     """The helper's sockets as a worker has them; `channel` is to be polled, for `receive`."""
 
-    def __init__(self, channel: int, batch: int = BATCH) -> None:
-        self.batch = batch
+    def __init__(self, channel: int) -> None:
         self.channel = channel
         self._socket = _socket.socket(fileno=channel)
         self._socket.settimeout(_SECONDS)
-        self._free: dict[str, list[_socket.socket]] = {}
+        self._free: dict[str, list[int]] = {}
         self._asked: set[str] = set()
         self._taken: set[str] = set()
         """Kinds with a path of which one was taken since `let_go`."""
@@ -165,27 +164,24 @@ class Pool:
         made = free.pop()
         if has_path(kind):
             self._taken.add(kind)
-        if len(free) < self._batch(kind) // 2 and kind not in self._asked:
+        if len(free) < _batch(kind) // 2 and kind not in self._asked:
             self._ask(kind)
-        return made
+        return inside.adopt(kind, made)
 
     def let_go(self) -> bool:
         """Close what is at hand of containers' own namespaces, but for those that were used since
         the last time; whether there is, or comes, anything to let go of later."""
         for kind in [kind for kind in self._free if has_path(kind) and kind not in self._taken]:
-            for made in self._free.pop(kind):
-                made.close()
+            for fd in self._free.pop(kind):
+                os.close(fd)
         self._taken.clear()
         return any(map(has_path, (*self._free, *self._asked)))
 
-    def _batch(self, kind: str) -> int:
-        return BESIDE_BATCH if has_path(kind) else self.batch
-
     def _ask(self, kind: str) -> None:
-        self._socket.send(f"{self._batch(kind)} {kind}".encode())
+        self._socket.send(f"{_batch(kind)} {kind}".encode())
         self._asked.add(kind)
 
-    def _fetch(self, kind: str) -> list[_socket.socket]:
+    def _fetch(self, kind: str) -> list[int]:
         import errno
 
         if kind not in self._asked:
@@ -212,14 +208,12 @@ class Pool:
         if not kind:
             raise OSError(errno.EPIPE, "the helper in the network namespace is gone")
         self._asked.discard(kind)
-        free = self._free.setdefault(kind, [])
-        for fd in fds:
-            free.append(wrap(kind, fd))
+        self._free.setdefault(kind, []).extend(fds)
 
     def close(self) -> None:
         for free in self._free.values():
-            for made in free:
-                made.close()
+            for fd in free:
+                os.close(fd)
         self._free.clear()
         self._socket.close()
 
@@ -229,13 +223,8 @@ def has_path(kind: str) -> bool:
     return " " in kind
 
 
-def wrap(kind: str, fd: int) -> _socket.socket:
-    family = _socket.AF_INET if kind[1] == "4" else _socket.AF_INET6
-    made = _socket.socket(
-        family, _socket.SOCK_STREAM if kind[0] == "t" else _socket.SOCK_DGRAM, 0, fd
-    )
-    made.setblocking(False)
-    return made
+def _batch(kind: str) -> int:
+    return BESIDE_BATCH if has_path(kind) else BATCH
 
 
 def receive(channel: _socket.socket, most: int) -> tuple[str, list[int]]:
