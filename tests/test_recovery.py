@@ -170,6 +170,21 @@ def test_supervisor_and_holder_killed_are_rebuilt_from_a_living_user(
 
 
 @both_drivers
+def test_a_driver_that_ends_late_is_not_taken_over(net: Net) -> None:
+    """Without supervisor and holder it is to end, however long it takes over that."""
+    child = net.hold()
+    before = net.pids()
+    os.kill(before["driver"], signal.SIGSTOP)
+    kill(before["supervisor"])
+    kill(before["holder"])
+    assert works(net)
+    assert not is_alive(before["driver"])
+    assert net.pids()["driver"] not in (None, before["driver"])
+    net.release(child)
+    net.wait_until_down()
+
+
+@both_drivers
 def test_all_three_killed_with_a_user_inside(net: Net) -> None:
     child = net.hold()
     namespace = namespace_of(child)

@@ -77,14 +77,25 @@ class Uplink:
         self.pidfd = os.pidfd_open(self.pid)
         self._since = time.monotonic()
 
-    def adopt(self, record: dict[str, Any], target: Target, exit_pipe: int) -> None:
-        """Take over the driver that a record of state.json names, or start another."""
+    def adopt(
+        self, record: dict[str, Any], target: Target, exit_pipe: int, *, abandoned: bool
+    ) -> None:
+        """Take over the driver that a record of state.json names, or start another.
+
+        One that was abandoned has lost its exit pipe: it is about to end, if it is still there.
+        """
         self._restarts = int(record["restarts"])
         self._last_exit = record.get("last_exit")
         self._version = str(record["version"])
         self.asks = str(record.get("asks", ""))
         try:
             self.pidfd = process.open_process(record["pid"], record["started"])
+            if abandoned:
+                signals.send(self.pidfd, signals.SIGKILL)
+                process.wait_for(self.pidfd, _STRAY_SECONDS)
+                os.close(self.pidfd)
+                self.pidfd = -1
+                raise ProcessLookupError
             self.pid = int(record["pid"])
         except (ProcessLookupError, FileNotFoundError, TypeError):
             if record["pid"] is not None:
