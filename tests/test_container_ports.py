@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,6 +213,74 @@ def test_a_path_that_leads_to_another_namespace_by_now(lab: Lab, tmp_path: Path)
         lab.enter("nsenter", f"--net=/proc/{other.pid}/ns/net", *command)
     seen, _, there = ask("127.0.0.1", port).split()
     assert (seen, there) == ("10.99.0.1", "10.99.0.2")
+
+
+def test_a_container_is_not_kept_by_its_clients(lab: Lab, tmp_path: Path) -> None:
+    """Whose sockets are in its namespace, and who do not hear that it has gone."""
+    child = holder_of_a_namespace(lab)
+    lab.setup("stays", "--network", "lab")
+    port = free_port()
+    lab.setup("web", "--netns", f"/proc/{child.pid}/ns/net", "--network", "lab",
+              "-p", f"{port}:80", "-p", f"{port}:80/udp")  # fmt: skip
+    there = ["enter", "--", "nsenter", f"--net=/proc/{child.pid}/ns/net"]
+    lab.enter(*there[2:], "ip", "link", "set", "lo", "up")
+    server = lab.start(*there, *SERVER, "80")
+    assert server.stdout is not None and server.stdout.readline() == "up\n"
+    assert who_udp("::1", port)[0].split()[0] == "::1"
+    with connect("127.0.0.1", port) as idle, socket.socket(type=socket.SOCK_DGRAM) as sender:
+        idle.sendall(b"x")
+        assert idle.recv(100).startswith(b"127.0.0.1 ")
+        sender.connect(("127.0.0.1", port))
+        for each in (server, child):
+            each.kill()
+            each.wait()
+
+        def is_gone() -> bool:
+            try:
+                sender.send(b"x")
+            except ConnectionRefusedError:
+                pass
+            return lab.ls() == ["stays"]
+
+        wait_for("it is taken down", is_gone)
+
+
+def test_a_namespace_that_is_named_inside_only(lab: Lab) -> None:
+    """Its path means nothing at the host."""
+    lab.run("up")
+    lab.enter("ip", "netns", "add", "there")
+    path, port = "/run/netns/there", free_port()
+    assert not Path(path).exists()
+    lab.setup("web", "--netns", path, "--network", "lab", "-p", f"{port}:80")
+    lab.enter("nsenter", f"--net={path}", "ip", "link", "set", "lo", "up")
+    child = lab.start("enter", "--", "nsenter", f"--net={path}", *SERVER, "80")
+    assert child.stdout is not None and child.stdout.readline() == "up\n"
+    log = lab.log()
+    for _ in range(3):
+        seen, own = who("127.0.0.1", port)
+        assert seen == own
+        time.sleep(1)  # whoever looks after namespaces does it every two seconds
+    assert lab.log() == log
+    lab.run("container", "teardown", "web")
+    lab.run("down")
+
+
+def test_a_server_that_is_busy_does_not_lose_addresses(lab: Lab) -> None:
+    port = free_port()
+    lab.setup("web", "--network", "lab", "-p", f"{port}:80")
+    script = (
+        "import socket, time; s = socket.create_server(('', 80), backlog=0); print('up', "
+        "flush=True); time.sleep(2.5)\nwhile True: c, a = s.accept(); c.send(a[0].encode())"
+    )
+    path = lab.inspect("web")["SandboxKey"]
+    child = lab.start("enter", "--", "nsenter", f"--net={path}", sys.executable, "-c", script)
+    assert child.stdout is not None and child.stdout.readline() == "up\n"
+    wait_for("it listens", lambda: not is_refused("127.0.0.1", port))
+    clients = [connect("127.0.0.1", port) for _ in range(5)]
+    for client in clients:
+        with client:
+            assert client.recv(100) == b"127.0.0.1"
+    assert "is not kept" not in lab.log()
 
 
 def test_no_namespace_is_kept_by_clients_that_there_were(lab: Lab) -> None:

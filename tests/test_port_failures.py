@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -201,3 +204,54 @@ def test_the_forwarder_outlives_what_it_cannot_do(mistakes: Mistakes) -> None:
         assert ask("127.0.0.1", port)
         assert add(net, "81")
     assert processes(net)[0] == forwarder
+
+
+def helper(net: Net) -> int:
+    """The process that makes the sockets inside."""
+    own = os.readlink("/proc/self/ns/user")
+    (found,) = [pid for pid in processes(net) if os.readlink(f"/proc/{pid}/ns/user") != own]
+    return found
+
+
+def test_a_helper_that_hangs_is_replaced(net: Net) -> None:
+    """What is open goes on, and who comes meanwhile is served."""
+    serve(net)
+    (port,) = add(net, "80")
+    with connect("127.0.0.1", port) as before:
+        talk(before)
+        stuck = helper(net)
+        os.kill(stuck, signal.SIGSTOP)
+        # More than there are sockets at hand.
+        clients = [connect("127.0.0.1", port) for _ in range(150)]
+        for client in clients:
+            client.sendall(b"x")
+        talk(before)
+        for client in clients:
+            with client:
+                assert client.recv(100)
+    wait_for("there is another", lambda: helper(net) != stuck)
+
+
+def test_a_helper_that_is_killed_costs_no_connection(net: Net) -> None:
+    serve(net)
+    (port,) = add(net, "80")
+    for _ in range(3):
+        kill(helper(net))
+        for _ in range(100):
+            assert ask("127.0.0.1", port)
+        wait_for("there is another", lambda: len(processes(net)) > 2 and helper(net))
+
+
+def test_the_supervisor_rests_while_there_is_a_forwarder(net: Net) -> None:
+    """Also when another command wanted one meanwhile."""
+    serve(net, "-p", f"{free_port()}:80")
+    (net.directory / "ports/wanted").write_text("")
+    stat = Path(f"/proc/{net.pids()['supervisor']}/stat")
+
+    def ticks() -> int:
+        fields = stat.read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    time.sleep(0.5)
+    assert ticks() - before < 0.1 * os.sysconf("SC_CLK_TCK")

@@ -104,7 +104,7 @@ class Keeper:
     @property
     def retry_at(self) -> float:
         """When to look again, by the monotonic clock; 0 for never."""
-        return self._retry_at
+        return self._retry_at if self._pidfd < 0 else 0.0
 
     def changed(self, ready: set[int]) -> None:
         """Do what is due. Never raises OSError."""

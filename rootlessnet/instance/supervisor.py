@@ -279,18 +279,16 @@ class Supervisor:
         say(f"taking over from supervisor {record['supervisor']['pid']}")
         mover = scope.Mover(self.instance.name) if scope.wanted() else None
         try:
-            abandoned = False
+            former = None
             try:
                 self.holder_pidfd = left.holder.open()
                 self._exit_read, self._exit_write = _reopen_exit_pipe(left.holder.pid)
             except (ProcessLookupError, FileNotFoundError):
+                former = self._target()
                 self._exit_read, self._exit_write = os.pipe()
                 self._replace_holder()
-                abandoned = True
             trace("adopt:holder")
-            self.uplink.adopt(
-                record["driver"], self._target(), self._exit_read, abandoned=abandoned
-            )
+            self.uplink.adopt(record["driver"], self._target(), self._exit_read, former)
             trace("adopt:driver")
             if mover:
                 drivers = [self.uplink.pid] if self.uplink.pid else []

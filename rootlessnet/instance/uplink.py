@@ -78,11 +78,16 @@ class Uplink:
         self._since = time.monotonic()
 
     def adopt(
-        self, record: dict[str, Any], target: Target, exit_pipe: int, *, abandoned: bool
+        self,
+        record: dict[str, Any],
+        target: Target,
+        exit_pipe: int,
+        former: Target | None,
     ) -> None:
         """Take over the driver that a record of state.json names, or start another.
 
-        One that was abandoned has lost its exit pipe: it is about to end, if it is still there.
+        former is the target with a holder that has gone, if it has. Then the driver has lost its
+        exit pipe, and is about to end, if it is still there.
         """
         self._restarts = int(record["restarts"])
         self._last_exit = record.get("last_exit")
@@ -90,18 +95,19 @@ class Uplink:
         self.asks = str(record.get("asks", ""))
         try:
             self.pidfd = process.open_process(record["pid"], record["started"])
-            if abandoned:
-                signals.send(self.pidfd, signals.SIGKILL)
-                process.wait_for(self.pidfd, _STRAY_SECONDS)
-                os.close(self.pidfd)
-                self.pidfd = -1
-                raise ProcessLookupError
-            self.pid = int(record["pid"])
+            if former is None:
+                self.pid = int(record["pid"])
+                return
+            signals.send(self.pidfd, signals.SIGKILL)
+            process.wait_for(self.pidfd, _STRAY_SECONDS)
+            os.close(self.pidfd)
+            self.pidfd = -1
+            self._last_exit = "ended with supervisor and holder"
         except (ProcessLookupError, FileNotFoundError, TypeError):
             if record["pid"] is not None:
                 self._last_exit = "ended while there was no supervisor"
-            self._end_stray(target)
-            self.restart(target, exit_pipe)
+        self._end_stray(former or target)
+        self.restart(target, exit_pipe)
 
     def _end_stray(self, target: Target) -> None:
         """End a driver that is in no record, as the last supervisor was killed before it wrote one:

@@ -12,7 +12,6 @@ listens.
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from functools import partial
@@ -50,16 +49,21 @@ class _Place:
 
 
 class Gate:
-    """fetch gives a sock_diag socket of the namespace of a path ("" for the instance's); changed is
-    told which ports of a publication now listen and which do not any more."""
+    """fetch gives a sock_diag socket of a target's place ("" for the instance); changed is told
+    which ports of a publication now listen and which do not any more. is_there says whether a place
+    still is, and gone is told which is not."""
 
     def __init__(
         self,
         fetch: Callable[[str], int],
         changed: Callable[[list[tuple[Publication, int]], list[tuple[Publication, int]]], None],
+        is_there: Callable[[str], bool],
+        gone: Callable[[str], None],
     ) -> None:
         self._fetch = fetch
         self._changed = changed
+        self._is_there = is_there
+        self._tell_gone = gone
         self._places: dict[str, _Place | None] = {}
         self._since = time.monotonic()
         self._gated: list[Publication] = []
@@ -86,17 +90,21 @@ class Gate:
             for publication in publications
             if publication.is_gated and publication.sockets
         ]
-        wanted = {publication.target.netns for publication in gated}
+        wanted = {publication.target.place for publication in gated}
+        # Who sends datagrams on may be what keeps a container's namespace.
+        wanted |= {place for each in publications if (place := each.target.place)}
         for path in set(self._places) - wanted:
             gone = self._places.pop(path)
             self._gone.discard(path)
             if gone:
                 gone.close()
-        for path in wanted - set(self._places):
+        for path in wanted - {path for path, place in self._places.items() if place}:
+            if path in self._gone:
+                continue
             try:
                 self._places[path] = _Place(path, self._fetch)
             except OSError as error:
-                say(f"see who listens in {path or 'the instance'}: {error.strerror}")
+                say(f"see who listens in {path or 'the instance'}: {error.strerror or error}")
                 self._places[path] = None
         self._gated = gated
         self._look(
@@ -123,7 +131,7 @@ class Gate:
             return
         ports = place.ends.read()
         if ports:
-            self.recheck(lambda publication: publication.target.netns == path, ports)
+            self.recheck(lambda publication: publication.target.place == path, ports)
 
     def recheck(self, which: Callable[[Publication], bool], ports: Iterable[int]) -> None:
         """Look again at who leads to these ports."""
@@ -150,15 +158,17 @@ class Gate:
         """Our sockets must not be what keeps a container's namespace: where its path has gone, they
         are closed, and the ports are shut for good."""
         for path, place in self._places.items():
-            if place and path and not os.path.exists(path):
-                place.close()
+            if path and path not in self._gone and not self._is_there(path):
+                if place:
+                    place.close()
                 self._places[path] = None
                 self._gone.add(path)
+                self._tell_gone(path)
                 self._look(
                     [
                         (publication, index)
                         for publication in self._gated
-                        if publication.target.netns == path
+                        if publication.target.place == path
                         for index in range(publication.rule.count)
                     ]
                 )
@@ -175,7 +185,7 @@ class Gate:
         found = []
         ports: dict[str, set[int]] = {}
         for publication in self._shut:
-            path = publication.target.netns
+            path = publication.target.place
             place = self._places.get(path)
             if place is None:
                 found += [(publication, index) for index in range(publication.rule.count)]
@@ -197,10 +207,10 @@ class Gate:
         self._shut = [publication for publication in self._gated if not all(publication.open)]
         now = time.monotonic()
         shut = [
-            publication for publication in self._shut if publication.target.netns not in self._gone
+            publication for publication in self._shut if publication.target.place not in self._gone
         ]
         if not shut:
-            watched = any(path and place for path, place in self._places.items())
+            watched = any(path and path not in self._gone for path in self._places)
             self.due = now + _LET_GO_SECONDS if watched else 0.0
             return
         age = now - self._since
@@ -225,8 +235,8 @@ class Gate:
         addresses = [each for each in (publication.target.v4, publication.target.v6) if each]
         if not addresses:
             return False
-        place = self._places.get(publication.target.netns)
+        place = self._places.get(publication.target.place)
         if place is None:
-            return publication.target.netns not in self._gone
+            return publication.target.place not in self._gone
         port = publication.rule.port + index
         return any(place.diag.is_listening(address, port) for address in addresses)

@@ -35,7 +35,6 @@ from rootlessnet.ports import burst, tcp, udp
 from rootlessnet.ports import pool as pools
 from rootlessnet.ports.acceptor import Acceptor
 from rootlessnet.ports.bugs import Bugs
-from rootlessnet.ports.clients import LOOPBACK
 from rootlessnet.ports.target import Target, from_dict
 
 TYPE_CHECKING = False
@@ -85,6 +84,8 @@ class Loop:
         self._bursts: burst.Bursts | None = None
         self._draining = False
         self._lets_go = False
+        self._told_stuck = False
+        self._beside: dict[str, set[tcp.Half]] = {}
         self.bugs = Bugs()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_number = 0
@@ -188,6 +189,15 @@ class Loop:
         except Exception:
             self._end_failed(opening.begin)
 
+    def is_beside(self, half: tcp.Half, place: str) -> None:
+        """It has a socket in the network namespace of this place."""
+        self._beside.setdefault(place, set()).add(half)
+
+    def beside_ended(self, half: tcp.Half, place: str) -> None:
+        self._beside[place].discard(half)
+        if not self._beside[place]:
+            del self._beside[place]
+
     def connection_ended(self, listener: int) -> None:
         if listener < MOST_LISTENERS:
             self.open[listener] -= 1
@@ -219,7 +229,13 @@ class Loop:
         if pools.has_path(kind) and not self._lets_go:
             self._lets_go = True
             self.later(_LET_GO_SECONDS, self._let_go)
-        return self.pool.take(kind)
+        try:
+            return self.pool.take(kind)
+        except OSError:
+            if self.pool.is_stuck and not self._told_stuck:
+                self._told_stuck = True
+                self._tell("stuck", 0)
+            raise
 
     def _let_go(self) -> None:
         """Our sockets must not be what keeps a container's namespace."""
@@ -310,11 +326,6 @@ class Loop:
             target.told.add(kind)
             self._tell("unkept", target.number, kind)
 
-    def lost_place(self, target: Target) -> None:
-        """Nothing comes back to a socket beside the server: it is not tried again."""
-        target.inode = 0
-        self.unkept(target, LOOPBACK)
-
     def _receive(self, mask: int) -> None:
         try:
             data, fds = _message(self._channel)
@@ -344,6 +355,7 @@ class Loop:
             self.forget(self.pool.channel, unregister=True)
             self.pool.close()
         self._has_pool = True
+        self._told_stuck = False
         self.pool = pools.Pool(fds[0])
         self.watch(fds[0], _IN, self._refill)
 
@@ -387,6 +399,18 @@ class Loop:
             for member in found[1]:
                 if isinstance(member, udp.Port):
                     member.retarget()
+
+    def _do_leave(self, order: dict[str, Any], fds: list[int]) -> None:
+        """End what has a socket in a container's network namespace, and make no more of them."""
+        target, members = self._publications.get(order["publication"], (None, []))
+        if target is None:
+            return
+        for half in list(self._beside.get(target.place, ())):
+            half.abort()
+        for member in members:
+            if isinstance(member, udp.Port):
+                member.leave()
+        target.inode = 0
 
     def _do_close(self, order: dict[str, Any], fds: list[int]) -> None:
         _, members = self._publications.pop(order["publication"], (None, []))

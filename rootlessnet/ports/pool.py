@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import _socket
 import os
+import time
 
 from rootlessnet.ports import inside, routing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from typing import NoReturn
 
@@ -34,7 +36,9 @@ percentile."""
 BESIDE_BATCH = 8
 """Of a container's own namespace."""
 _MAX_MESSAGE = 8192
-_SECONDS = 5.0
+SECONDS = 2.0
+"""How long the helper may take over an answer."""
+_BESIDE_SECONDS = 0.5
 
 DIAG = "diag"
 
@@ -59,6 +63,7 @@ def serve(userns: int, netns: int, channels: list[int], root: Callable[[], str])
 def _serve(netns: int, channels: list[int], root: Callable[[], str]) -> None:
     import select
     import socket
+    import threading
 
     from rootlessnet.kernel import libc
 
@@ -77,56 +82,68 @@ def _serve(netns: int, channels: list[int], root: Callable[[], str]) -> None:
                 poll.unregister(fd)
                 ends.pop(fd).close()
                 continue
-            count, _, kind = message.decode().partition(" ")
-            made: list[_socket.socket] = []
-            try:
-                if " " in kind:
-                    _make_there(made, int(count), kind, netns, root())
-                else:
-                    _make(made, int(count), kind)
-            except OSError:
-                pass  # fewer of them, or none
-            try:
-                socket.send_fds(ends[fd], [kind.encode()], [one.fileno() for one in made])
-            except OSError:
-                pass
-            for one in made:
-                one.close()
+            count, _, kind = os.fsdecode(message).partition(" ")
+            if has_path(kind):
+                # It has places to go to, and the path may lead to a file system that does not
+                # answer.
+                words = (ends[fd], int(count), kind, root)
+                threading.Thread(target=_answer_from_there, args=words, daemon=True).start()
+            else:
+                _answer(ends[fd], int(count), kind, kind)
+
+
+def _answer(end: socket.socket, count: int, kind: str, name: str) -> None:
+    """Make so many, or fewer when something is in the way, and send them by the name."""
+    import socket
+
+    made: list[_socket.socket] = []
+    try:
+        for _ in range(count):
+            if kind == DIAG:
+                made.append(_socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG))
+            else:
+                made.append(inside.make(kind))
+    except OSError:
+        pass
+    try:
+        socket.send_fds(end, [os.fsencode(name)], [one.fileno() for one in made])
+    except OSError:
+        pass
+    for one in made:
+        one.close()
 
 
 _NETLINK_SOCK_DIAG = 4
 
 
-def _make(made: list[_socket.socket], count: int, kind: str) -> None:
-    import socket
+def _answer_from_there(end: socket.socket, count: int, where: str, root: Callable[[], str]) -> None:
+    """The same from the namespace of a path, to which this thread moves."""
+    kind, inode, path = where.split(" ", 2)
+    try:
+        _go(int(inode), path, root())
+        if kind != DIAG:
+            _check_loopback()
+            if kind[1] == "6":
+                routing.answer_to_loopback()
+    except (OSError, ValueError):
+        count = 0
+    _answer(end, count, kind, where)
 
-    for _ in range(count):
-        if kind == DIAG:
-            made.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG))
-        else:
-            made.append(inside.make(kind))
 
-
-def _make_there(made: list[_socket.socket], count: int, where: str, own: int, root: str) -> None:
-    """The same in the namespace of a path."""
+def _go(inode: int, path: str, root: str) -> None:
+    """Into the namespace of a path inside the instance, if it still has that inode number (0: any).
+    Raises OSError."""
     import errno
 
     from rootlessnet.kernel import libc, netns
 
-    kind, inode, path = where.split(" ", 2)
-    fd = netns.open_path(root + path)
+    libc.unshare(libc.CLONE_FS)
+    os.chroot(root)
+    fd = netns.open_path(path)
     try:
-        if int(inode) not in (0, os.fstat(fd).st_ino):
+        if inode not in (0, os.fstat(fd).st_ino):
             raise OSError(errno.ESTALE, "another network namespace", path)
         libc.setns(fd, libc.CLONE_NEWNET)
-        try:
-            if kind != DIAG:
-                _check_loopback()
-                if kind[1] == "6":
-                    routing.answer_to_loopback()
-            _make(made, count, kind)
-        finally:
-            libc.setns(own, libc.CLONE_NEWNET)
     finally:
         os.close(fd)
 
@@ -150,14 +167,19 @@ class Pool:
     def __init__(self, channel: int) -> None:
         self.channel = channel
         self._socket = _socket.socket(fileno=channel)
-        self._socket.settimeout(_SECONDS)
+        self._socket.settimeout(SECONDS)
+        self.is_stuck = False
+        """Whether the helper did not answer in time."""
         self._free: dict[str, list[int]] = {}
         self._asked: set[str] = set()
         self._taken: set[str] = set()
         """Kinds with a path of which one was taken since `let_go`."""
+        self._late: set[str] = set()
+        """Kinds with a path that were asked for, and did not come in time."""
 
     def take(self, kind: str) -> _socket.socket:
-        """A new socket. Raises OSError when none can be had."""
+        """A new socket. Raises OSError when none can be had: ENFILE for one of the instance's own
+        namespace."""
         free = self._free.get(kind)
         if not free:
             free = self._fetch(kind)
@@ -165,7 +187,10 @@ class Pool:
         if has_path(kind):
             self._taken.add(kind)
         if len(free) < _batch(kind) // 2 and kind not in self._asked:
-            self._ask(kind)
+            try:
+                self._ask(kind)
+            except OSError:
+                pass  # the helper is gone, and another one will come
         return inside.adopt(kind, made)
 
     def let_go(self) -> bool:
@@ -175,22 +200,37 @@ class Pool:
             for fd in self._free.pop(kind):
                 os.close(fd)
         self._taken.clear()
-        return any(map(has_path, (*self._free, *self._asked)))
+        return any(map(has_path, (*self._free, *(self._asked - self._late))))
 
     def _ask(self, kind: str) -> None:
-        self._socket.send(f"{_batch(kind)} {kind}".encode())
+        self._socket.send(f"{_batch(kind)} ".encode() + os.fsencode(kind))
         self._asked.add(kind)
 
     def _fetch(self, kind: str) -> list[int]:
+        """Those that are free of a kind, at least one. Whoever did not answer in time is not waited
+        for again."""
         import errno
 
-        if kind not in self._asked:
-            self._ask(kind)
-        while kind in self._asked:
-            self.receive()
+        seconds = SECONDS if not has_path(kind) else _BESIDE_SECONDS
+        deadline = time.monotonic() + seconds
+        try:
+            if self.is_stuck or kind in self._late:
+                raise TimeoutError
+            if kind not in self._asked:
+                self._ask(kind)
+            while kind in self._asked:
+                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+                self.receive()
+        except TimeoutError:
+            if has_path(kind):
+                self._late.add(kind)
+            else:
+                self.is_stuck = True
+        except OSError:
+            pass  # it is gone
         free = self._free.get(kind)
         if not free:
-            raise OSError(errno.ENFILE, "no socket of the instance's network namespace")
+            raise OSError(errno.ENFILE, "no socket of the network namespace")
         return free
 
     def receive(self, *, wait: bool = True) -> None:
@@ -208,7 +248,13 @@ class Pool:
         if not kind:
             raise OSError(errno.EPIPE, "the helper in the network namespace is gone")
         self._asked.discard(kind)
-        self._free.setdefault(kind, []).extend(fds)
+        is_late = kind in self._late
+        self._late.discard(kind)
+        if is_late:
+            for fd in fds:
+                os.close(fd)
+        else:
+            self._free.setdefault(kind, []).extend(fds)
 
     def close(self) -> None:
         for free in self._free.values():
@@ -238,4 +284,4 @@ def receive(channel: _socket.socket, most: int) -> tuple[str, list[int]]:
     for level, kind, content in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    return data.decode(), list(fds)
+    return os.fsdecode(data), list(fds)

@@ -182,7 +182,9 @@ class Processes:
         for number, (ours, _) in enumerate(pairs[1:]):
             self._workers[number].tell({"do": "pool"}, [ours.fileno()])
             ours.close()
-        return _Child(pid, pairs[0][0])
+        helper = _Child(pid, pairs[0][0])
+        helper.channel.settimeout(pool.SECONDS)
+        return helper
 
     def watched(self) -> Iterator[Watched]:
         """What is to be polled."""
@@ -275,18 +277,55 @@ class Processes:
         for worker in self._workers.values():
             worker.tell({"do": "close", "publication": publication.number}, [])
 
-    def diag(self, path: str) -> int:
-        """A sock_diag socket of a namespace. Raises OSError."""
+    def leave(self, publication: Publication) -> None:
+        """The container's network namespace has gone: nobody is to keep it."""
+        for worker in self._workers.values():
+            worker.tell({"do": "leave", "publication": publication.number}, [])
+
+    def diag(self, place: str) -> int:
+        """A sock_diag socket of a target's place. Raises OSError."""
         import errno
 
         if self._helper is None:
             raise OSError(errno.EPIPE, "the helper that makes sockets inside has ended")
-        kind = f"{pool.DIAG} 0 {path}" if path else pool.DIAG
-        self._helper.channel.send(f"1 {kind}".encode())
-        _, fds = pool.receive(self._helper.channel, 1)
+        kind = f"{pool.DIAG} {place}".rstrip()
+        channel = self._helper.channel
+        try:
+            channel.send(b"1 " + os.fsencode(kind))
+            answered, fds = pool.receive(channel, 1)
+            while answered != kind:
+                # It comes too late, or the helper is gone.
+                for fd in fds:
+                    os.close(fd)
+                if not answered:
+                    raise OSError(errno.EPIPE, "the helper that makes sockets inside has ended")
+                answered, fds = pool.receive(channel, 1)
+        except TimeoutError:
+            if not place:
+                self.replace_helper()
+            raise OSError(errno.ETIMEDOUT, "it takes too long", place) from None
         if not fds:
-            raise OSError(errno.ENOENT, "it cannot be opened", path)
+            raise OSError(errno.ENOENT, "it cannot be opened", place)
         return fds[0]
+
+    def is_there(self, place: str) -> bool:
+        """Whether the path of a place leads anywhere, inside or at the host."""
+        path = place.partition(" ")[2]
+        root = self._root()
+        try:
+            os.stat(root)
+            os.stat(root + path)
+        except FileNotFoundError as error:
+            return error.filename == root or os.path.lexists(path)
+        except OSError:
+            pass
+        return True
+
+    def replace_helper(self) -> None:
+        """It does not answer: another one is started when its end is heard of."""
+        if self._helper:
+            say("the helper that makes sockets inside does not answer")
+            self._helper.kill()
 
     def _root(self) -> str:
         """What is mounted inside is seen by whoever comes by way of a process inside."""

@@ -54,7 +54,9 @@ class Table:
         self._owners = Owners(instance, watcher, self._owner_ended)
         self._sources = Sources(pins)
         self._processes = Processes(instance, pins, self._heard)
-        self._gate = Gate(self._processes.diag, self._processes.gate)
+        self._gate = Gate(
+            self._processes.diag, self._processes.gate, self._processes.is_there, self._place_gone
+        )
         self._slirp = slirp.Api(instance) if running.port_handler == "slirp4netns" else None
 
     # -- what it has -------------------------------------------------------------------------------
@@ -336,11 +338,16 @@ class Table:
                 left.append({**record, "told": not first})
         changed = len(left) != len(self._pending) or made
         self._pending = left
-        if made:
-            self._put_in_force(made)
+        try:
             for publication in made:
                 self._owners.watch(publication.owner)
-            say(f"published again: {', '.join(str(one.rule) for one in made[:20])}")
+            if made:
+                self._put_in_force(made)
+                say(f"published again: {', '.join(str(one.rule) for one in made[:20])}")
+        except (Error, OSError) as error:
+            say(f"not published again yet: {reason(error)}")
+            self._withdraw(made)
+            left += [{**publication.as_record(), "told": True} for publication in made]
         if left:
             self._retry_at = time.monotonic() + (_RETRY_FIRST if first else _RETRY)
         if first:
@@ -387,6 +394,9 @@ class Table:
 
     def _heard(self, message: list[Any]) -> None:
         what, number, *rest = message
+        if what == "stuck":
+            self._processes.replace_helper()
+            return
         publication = self._publications.get(number)
         if publication is None:
             return
@@ -398,6 +408,12 @@ class Table:
             version, why = rest
             self._sources.lost(publication, version, why)
             self._processes.retarget(publication)
+
+    def _place_gone(self, place: str) -> None:
+        """The network namespace of a container is not there any more."""
+        for publication in self._publications.values():
+            if publication.target.place == place:
+                self._processes.leave(publication)
 
     def end(self) -> None:
         """Everything is left as it is, but for those who have to be told."""

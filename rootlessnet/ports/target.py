@@ -103,6 +103,11 @@ class Target:
         """Whether clients on loopback can be seen as such."""
         return self.local or bool(self.netns and self.inode)
 
+    @property
+    def place(self) -> str:
+        """INODE PATH of the container's network namespace; "" where it is not known, or ours."""
+        return f"{self.inode} {self.netns}" if self.netns and not self.local else ""
+
     def is_beside(self, client: str) -> bool:
         """Whether this client is to be shown by a socket beside the server, in the container's own
         namespace: loopback addresses do not leave the namespace that they are in."""
@@ -111,7 +116,7 @@ class Target:
     def kind(self, proto: str, version: str, *, beside: bool = False) -> str:
         """Of socket: rootlessnet.ports.inside.make, rootlessnet.ports.pool."""
         kind = ("t" if proto == "tcp" else "u") + version + ("m" if self.local else "-")
-        return f"{kind} {self.inode} {self.netns}" if beside else kind
+        return f"{kind} {self.place}" if beside else kind
 
 
 def from_dict(fields: dict[str, Any]) -> Target:
@@ -125,6 +130,8 @@ def from_dict(fields: dict[str, Any]) -> Target:
             netns=str(fields.get("netns", "")),
             inode=int(fields.get("inode", 0)),
         )
+        if made.netns and (made.netns[0] != "/" or "\0" in made.netns):
+            raise ValueError(f"netns {made.netns!r} is no absolute path")
         made.keep4, made.keep6 = bool(fields.get("keep4", True)), bool(fields.get("keep6", True))
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a target: {fields!r}") from error

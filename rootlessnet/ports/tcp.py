@@ -17,7 +17,7 @@ import struct
 from functools import partial
 
 from rootlessnet.kernel.trace import trace
-from rootlessnet.ports.clients import LOOPBACK, kind_of
+from rootlessnet.ports.clients import kind_of
 from rootlessnet.ports.inside import no_congestion, stay_on_loopback
 from rootlessnet.ports.target import is_loopback, unmapped
 
@@ -60,6 +60,7 @@ class Half:
         "loop",
         "other",
         "pending",
+        "place",
         "registered",
         "sock",
     )
@@ -77,6 +78,7 @@ class Half:
         self.registered = True
         self.ended = False
         self.broken = False
+        self.place = ""
 
     def ready(self, mask: int) -> None:
         """What epoll says of this socket."""
@@ -246,6 +248,8 @@ class Half:
             half.fd = -1
             half.ended = True
             half.sock.close()
+            if half.place:
+                loop.beside_ended(half, half.place)
         # They hold one another, and a collector would have to find them.
         del self.other, other.other
         loop.connection_ended(self.listener)
@@ -259,10 +263,15 @@ def reset(sock: _socket.socket) -> None:
         pass
 
 
-def join(loop: Loop, client: _socket.socket, server: _socket.socket, listener: int) -> None:
-    """Copy between the two from now on."""
+def join(
+    loop: Loop, client: _socket.socket, server: _socket.socket, listener: int, place: str
+) -> None:
+    """Copy between the two from now on; place is that of a socket beside the server."""
     one, two = Half(loop, client, listener), Half(loop, server, listener)
     one.other, two.other = two, one
+    if place:
+        two.place = place
+        loop.is_beside(two, place)
     try:
         loop.watch(one.fd, _IN, one.ready)
         loop.watch(two.fd, _IN, two.ready)
@@ -283,6 +292,7 @@ class Opening:
         "client",
         "listener",
         "loop",
+        "place",
         "plain",
         "port",
         "sock",
@@ -311,15 +321,15 @@ class Opening:
         self.plain: _socket.socket | None = None
         self.attempts = 0
         self.unkept = ""
+        self.place = ""
 
     def begin(self) -> None:
         """Try the next way; the client is reset when there is none left."""
         trace("tcp:begin")
         while self.ways:
             version, host, keep = self.ways.pop(0)
-            self.unkept = "" if keep else kind_of(self.address[0], version, self.target)
             try:
-                sock, done = start(
+                sock, done, kept = start(
                     self.loop, self.target, version, (host, self.port), self.address, keep
                 )
             except OSError as error:
@@ -332,12 +342,15 @@ class Opening:
                 if error.errno == errno.ECONNREFUSED:
                     self.loop.refused(self.target, self.port)
                 continue
+            beside = kept and self.target.is_beside(self.address[0])
+            self.place = self.target.place if beside else ""
+            self.unkept = "" if kept else kind_of(self.address[0], version, self.target)
             if done:
                 self._joined(sock)
                 return
             self.sock = sock
             self.loop.watch(sock.fileno(), _OUT, self._answered)
-            if keep and not self.target.local:
+            if kept and not (self.target.local or beside):
                 self.loop.later(_SNAT_AFTER, partial(self._unanswered, sock, version, host))
             self.loop.later(_CONNECT_SECONDS, partial(self._give_up, sock))
             return
@@ -362,7 +375,7 @@ class Opening:
         self.sock = None
         if self.unkept:
             self.loop.unkept(self.target, self.unkept)
-        join(self.loop, self.client, sock, self.listener)
+        join(self.loop, self.client, sock, self.listener, self.place)
 
     def _answered(self, mask: int) -> None:
         sock = self.sock
@@ -385,7 +398,7 @@ class Opening:
         if self.sock is not sock:
             return
         try:
-            plain, done = start(
+            plain, done, _ = start(
                 self.loop, self.target, version, (host, self.port), self.address, False
             )
         except OSError as error:
@@ -410,9 +423,7 @@ class Opening:
                 self._refused(sock)
             return
         self.target.strikes += 1
-        if self.target.is_beside(self.address[0]):
-            self.loop.lost_place(self.target)
-        elif self.target.strikes >= _STRIKES:
+        if self.target.strikes >= _STRIKES:
             version = "6" if plain.family == _socket.AF_INET6 else "4"
             self.loop.lost_source(self.target, version, "the server has no way back to it")
         self.loop.forget(sock.fileno(), unregister=True)
@@ -451,8 +462,9 @@ def start(
     server: tuple[str, int],
     client: tuple[str, int],
     keep: bool,
-) -> tuple[_socket.socket, bool]:
-    """A socket that is connecting, and whether it is connected already. Raises OSError."""
+) -> tuple[_socket.socket, bool, bool]:
+    """A socket that is connecting, whether it is connected already, and whether the server sees the
+    client's address. Raises OSError."""
     beside = keep and target.is_beside(client[0])
     for source in (client, (client[0], 0), None) if keep else (None,):
         try:
@@ -462,31 +474,42 @@ def start(
                 continue
             raise
         try:
-            if source:
-                sock.bind(source)
-                if source[0] == "::1" and target.local:
-                    stay_on_loopback(sock)
-            elif beside:
-                loop.unkept(target, LOOPBACK)
+            if source and not _bind(loop, target, version, sock, source):
+                sock.close()
+                continue
             code = sock.connect_ex(server)
             if code == errno.EINPROGRESS:
                 # Without a wire in between the answer is there by now.
                 code = sock.connect_ex(server)
             if not code or code == errno.EISCONN:
-                return sock, True
+                return sock, True, source is not None
             if code in (errno.EINPROGRESS, errno.EALREADY):
-                return sock, False
+                return sock, False, source is not None
             raise OSError(code, "connect")
         except OSError as error:
             sock.close()
-            # The client's port may be a listener's in here, or in use a moment ago. And beside the
-            # server there may be no loopback.
-            if source and (beside or error.errno not in _FINAL):
-                if source[1] == 0 and not beside:
-                    loop.lost_source(target, version, str(error.strerror))
-                continue
-            raise
+            if source is None or error.errno in _FINAL:
+                raise
     raise OSError(errno.EADDRNOTAVAIL, "no source address")
 
 
+def _bind(
+    loop: Loop, target: Target, version: str, sock: _socket.socket, source: tuple[str, int]
+) -> bool:
+    """Whether the socket has this address now. Raises OSError."""
+    try:
+        sock.bind(source)
+    except OSError as error:
+        # The port may be a listener's in here, or in use a moment ago; that all of them are is a
+        # matter of that moment, too.
+        if source[1] == 0 and error.errno in CANNOT_BIND and not target.is_beside(source[0]):
+            loop.lost_source(target, version, str(error.strerror))
+        return False
+    if source[0] == "::1" and target.local:
+        stay_on_loopback(sock)
+    return True
+
+
 _FINAL = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENFILE, errno.EMFILE)
+CANNOT_BIND = (errno.EADDRNOTAVAIL, errno.EPERM, errno.EACCES, errno.EINVAL)
+"""The client's address cannot be had, and not only at the moment."""

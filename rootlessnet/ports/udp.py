@@ -23,8 +23,9 @@ import time
 
 from rootlessnet.kernel.trace import trace
 from rootlessnet.ports import burst
-from rootlessnet.ports.clients import LOOPBACK, kind_of
+from rootlessnet.ports.clients import kind_of
 from rootlessnet.ports.target import is_loopback, unmapped
+from rootlessnet.ports.tcp import CANNOT_BIND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ class Port:
         while ways:
             version, host, keep = ways.pop(0)
             try:
-                sock = self._connect(version, host, address, keep)
+                sock, kept = self._connect(version, host, address, keep)
             except OSError:
                 continue
             flow = Flow(self, client, sock)
@@ -301,7 +302,7 @@ class Port:
             flow.answer = answer
             self.flows[client] = flow
             flow.was_refused = again
-            kind = "" if keep else kind_of(address[0], version, self.target)
+            kind = "" if kept else kind_of(address[0], version, self.target)
             if again:
                 flow.unkept = kind
             elif kind:
@@ -316,7 +317,8 @@ class Port:
 
     def _connect(
         self, version: str, host: str, client: tuple[str, int], keep: bool
-    ) -> _socket.socket:
+    ) -> tuple[_socket.socket, bool]:
+        """A socket inside, and whether the server sees the client's address. Raises OSError."""
         beside = keep and self.target.is_beside(client[0])
         for source in (client, (client[0], 0), None) if keep else (None,):
             try:
@@ -329,16 +331,14 @@ class Port:
             try:
                 if source:
                     sock.bind(source)
-                elif beside:
-                    self.loop.unkept(self.target, LOOPBACK)
                 if source is None or not is_loopback(client[0]):
                     sock.connect((host, self.port))
-                return sock
+                return sock, source is not None
             except OSError as error:
                 sock.close()
                 if source is None:
                     raise
-                if source[1] == 0 and not beside:
+                if source[1] == 0 and error.errno in CANNOT_BIND and not beside:
                     self.loop.lost_source(self.target, version, str(error.strerror))
         raise OSError(errno.EADDRNOTAVAIL, "no source address")
 
@@ -386,6 +386,12 @@ class Port:
         """The target has another address now: the flows begin again."""
         for flow in list(self.flows.values()):
             self.drop(flow)
+
+    def leave(self) -> None:
+        """End what may have a socket in a container's network namespace."""
+        for flow in list(self.flows.values()):
+            if self.target.is_beside(unmapped(flow.key[0])):
+                self.drop(flow)
 
     def close(self) -> None:
         self.retarget()
