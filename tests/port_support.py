@@ -140,6 +140,13 @@ def processes(net: Net) -> list[int]:
     return sorted(found, key=lambda pid: pid != first)
 
 
+def helper(net: Net) -> int:
+    """The process of the forwarder that makes the sockets inside."""
+    own = os.readlink("/proc/self/ns/user")
+    (found,) = [pid for pid in processes(net) if os.readlink(f"/proc/{pid}/ns/user") != own]
+    return found
+
+
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 

@@ -24,6 +24,7 @@ from port_support import (
     connect,
     entries,
     free_port,
+    helper,
     is_refused,
     listing,
     processes,
@@ -213,6 +214,22 @@ def test_a_path_that_leads_to_another_namespace_by_now(lab: Lab, tmp_path: Path)
         lab.enter("nsenter", f"--net=/proc/{other.pid}/ns/net", *command)
     seen, _, there = ask("127.0.0.1", port).split()
     assert (seen, there) == ("10.99.0.1", "10.99.0.2")
+
+
+def test_a_helper_that_hung_for_a_while_is_understood_again(lab: Lab) -> None:
+    """Which container listens is not mistaken for what another one does."""
+    lab.setup("first", "--network", "lab", "-p", f"{free_port()}:80")
+    stuck, ports = helper(lab), {name: free_port() for name in ("a", "b", "c")}
+    os.kill(stuck, signal.SIGSTOP)
+    lab.setup("a", "--network", "lab", "-p", f"{ports['a']}:80")
+    if Path(f"/proc/{stuck}").exists():
+        os.kill(stuck, signal.SIGCONT)
+    for name in ("b", "c"):
+        lab.setup(name, "--network", "lab", "-p", f"{ports[name]}:80")
+    serve(lab, "b")
+    works_again(ports["b"])
+    assert is_refused("127.0.0.1", ports["a"])
+    assert is_refused("127.0.0.1", ports["c"])
 
 
 def test_a_container_is_not_kept_by_its_clients(lab: Lab, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from port_support import (
     connect,
     descriptors,
     free_port,
+    helper,
     is_refused,
     listing,
     processes,
@@ -206,11 +207,27 @@ def test_the_forwarder_outlives_what_it_cannot_do(mistakes: Mistakes) -> None:
     assert processes(net)[0] == forwarder
 
 
-def helper(net: Net) -> int:
-    """The process that makes the sockets inside."""
-    own = os.readlink("/proc/self/ns/user")
-    (found,) = [pid for pid in processes(net) if os.readlink(f"/proc/{pid}/ns/user") != own]
-    return found
+def test_a_rule_that_waits_for_its_port_is_not_lost(mistakes: Mistakes) -> None:
+    net, port = mistakes.net, mistakes.port
+
+    def is_taken() -> socket.socket | None:
+        kill(processes(net)[0])
+        for _ in range(1000):
+            try:
+                return socket.create_server(("127.0.0.1", port), reuse_port=False)
+            except OSError:
+                pass
+        return None
+
+    with wait_for("another program has the port", is_taken):
+        wait_for("it is said", lambda: f"port {port} of the host is in use" in net.log())
+        mistakes.wanted("ports:again")
+    wait_for("more than one attempt fails", lambda: mistakes.told("ports:again") > 0)
+    before = net.log().count("not published again yet")
+    assert before == 1
+    assert [entry["host_port"] for entry in listing(net)] == [port, port]
+    mistakes.wanted()
+    works_again(port)
 
 
 def test_a_helper_that_hangs_is_replaced(net: Net) -> None:

@@ -342,12 +342,16 @@ class Table:
             for publication in made:
                 self._owners.watch(publication.owner)
             if made:
+                trace("ports:again")
                 self._put_in_force(made)
                 say(f"published again: {', '.join(str(one.rule) for one in made[:20])}")
-        except (Error, OSError) as error:
-            say(f"not published again yet: {reason(error)}")
+        except Exception as error:
             self._withdraw(made)
             left += [{**publication.as_record(), "told": True} for publication in made]
+            self._retry_at = time.monotonic() + _RETRY
+            if not isinstance(error, (Error, OSError)):
+                raise
+            say(f"not published again yet: {reason(error)}")
         if left:
             self._retry_at = time.monotonic() + (_RETRY_FIRST if first else _RETRY)
         if first:
