@@ -147,6 +147,24 @@ def helper(net: Net) -> int:
     return found
 
 
+def is_reset(s: socket.socket) -> bool:
+    """Whether the next word is answered by a reset."""
+    try:
+        s.sendall(b"more")
+    except (BrokenPipeError, ConnectionResetError):
+        return True
+    return False
+
+
+def cpu_ticks(*pids: int) -> int:
+    """What the processes have had of the processors, in units of SC_CLK_TCK."""
+    return sum(
+        int(word)
+        for pid in pids
+        for word in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    )
+
+
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from port_support import (
     free_port,
     helper,
     is_refused,
+    is_reset,
     listing,
     processes,
     who,
@@ -164,15 +166,7 @@ def test_clients_on_loopback_hear_of_refusals_and_resets(lab: Lab) -> None:
             s.sendall(b"GET / HTTP/1.0\r\n\r\n")
             with s.makefile("rb") as stream:
                 stream.read()
-
-            def is_reset(s: socket.socket = s) -> bool:
-                try:
-                    s.sendall(b"more")
-                except (BrokenPipeError, ConnectionResetError):
-                    return True
-                return False
-
-            wait_for("it is reset", is_reset)
+            wait_for("it is reset", partial(is_reset, s))
 
 
 def test_where_loopback_is_down_its_clients_are_hidden(lab: Lab) -> None:

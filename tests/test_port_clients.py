@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 from port_support import (
@@ -16,8 +15,10 @@ from port_support import (
     MACHINE6,
     add,
     connect,
+    cpu_ticks,
     free_port,
     is_refused,
+    is_reset,
     listing,
     processes,
     serve,
@@ -229,17 +230,10 @@ def test_a_server_of_datagrams_that_dies_disturbs_nobody(net: Net) -> None:
             s.send(b"x")
     workers = processes(net)[1:]
 
-    def spent() -> int:
-        return sum(
-            int(word)
-            for pid in workers
-            for word in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        )
-
     def is_quiet() -> bool:
-        before = spent()
+        before = cpu_ticks(*workers)
         time.sleep(0.1)
-        return spent() == before
+        return cpu_ticks(*workers) == before
 
     wait_for("nothing is done about it", is_quiet, 3)
 
@@ -265,15 +259,7 @@ def test_who_talks_on_to_a_server_that_has_gone_is_reset(net: Net, host: str) ->
         s.sendall(b"GET / HTTP/1.0\r\n\r\n")
         with s.makefile("rb") as stream:
             assert b"Content-Length" in stream.read()
-
-        def is_reset() -> bool:
-            try:
-                s.sendall(b"more")
-            except (BrokenPipeError, ConnectionResetError):
-                return True
-            return False
-
-        wait_for("it is reset", is_reset)
+        wait_for("it is reset", partial(is_reset, s))
 
 
 def test_slirp4netns_has_a_view_of_its_own(net: Net) -> None:

@@ -39,7 +39,7 @@ from rootlessnet.ports.target import Target, from_dict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
 BUFFER = 4 << 20
@@ -189,7 +189,7 @@ class Loop:
         except Exception:
             self._end_failed(opening.begin)
 
-    def is_beside(self, half: tcp.Half, place: str) -> None:
+    def beside_began(self, half: tcp.Half, place: str) -> None:
         """It has a socket in the network namespace of this place."""
         self._beside.setdefault(place, set()).add(half)
 
@@ -224,8 +224,24 @@ class Loop:
         for listener in self._listeners.values():
             listener.go_on()
 
-    def take(self, kind: str) -> _socket.socket:
-        """A new socket for the way inside. Raises OSError when none can be had."""
+    def sockets(
+        self, proto: str, target: Target, version: str, client: tuple[str, int], keep: bool
+    ) -> Iterator[tuple[_socket.socket, tuple[str, int] | None]]:
+        """Sockets to reach the target by, one after the other until one will do, each with the
+        address that it is to have: the client's, that with another port, any (None). Raises OSError
+        when none can be had."""
+        beside = keep and target.is_beside(client[0])
+        for source in (client, (client[0], 0)) if keep else ():
+            try:
+                sock = self._take(target.kind(proto, version, beside=beside))
+            except OSError:
+                if beside:
+                    break
+                raise
+            yield sock, source
+        yield self._take(target.kind(proto, version)), None
+
+    def _take(self, kind: str) -> _socket.socket:
         if pools.has_path(kind) and not self._lets_go:
             self._lets_go = True
             self.later(_LET_GO_SECONDS, self._let_go)

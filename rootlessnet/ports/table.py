@@ -208,7 +208,7 @@ class Table:
             return
         for publication in failed:
             del self._publications[publication.number]
-            self._pending.append({**publication.as_record(), "told": True})
+            self._pending.append(_waiting(publication))
             self._retry_at = time.monotonic() + _RETRY
 
     # -- steps of them -----------------------------------------------------------------------------
@@ -347,7 +347,7 @@ class Table:
                 say(f"published again: {', '.join(str(one.rule) for one in made[:20])}")
         except Exception as error:
             self._withdraw(made)
-            left += [{**publication.as_record(), "told": True} for publication in made]
+            left += map(_waiting, made)
             self._retry_at = time.monotonic() + _RETRY
             if not isinstance(error, (Error, OSError)):
                 raise
@@ -423,3 +423,8 @@ class Table:
         """Everything is left as it is, but for those who have to be told."""
         machine.withdraw(list(self._publications.values()))
         self._processes.end()
+
+
+def _waiting(publication: Publication) -> dict[str, Any]:
+    """Its record, for another attempt; that it waits has been told."""
+    return {**publication.as_record(), "told": True}

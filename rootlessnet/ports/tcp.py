@@ -271,7 +271,7 @@ def join(
     one.other, two.other = two, one
     if place:
         two.place = place
-        loop.is_beside(two, place)
+        loop.beside_began(two, place)
     try:
         loop.watch(one.fd, _IN, one.ready)
         loop.watch(two.fd, _IN, two.ready)
@@ -465,14 +465,7 @@ def start(
 ) -> tuple[_socket.socket, bool, bool]:
     """A socket that is connecting, whether it is connected already, and whether the server sees the
     client's address. Raises OSError."""
-    beside = keep and target.is_beside(client[0])
-    for source in (client, (client[0], 0), None) if keep else (None,):
-        try:
-            sock = loop.take(target.kind("tcp", version, beside=beside and source is not None))
-        except OSError:
-            if beside and source:
-                continue
-            raise
+    for sock, source in loop.sockets("tcp", target, version, client, keep):
         try:
             if source and not _bind(loop, target, version, sock, source):
                 sock.close()

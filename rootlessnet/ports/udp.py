@@ -320,14 +320,7 @@ class Port:
     ) -> tuple[_socket.socket, bool]:
         """A socket inside, and whether the server sees the client's address. Raises OSError."""
         beside = keep and self.target.is_beside(client[0])
-        for source in (client, (client[0], 0), None) if keep else (None,):
-            try:
-                kind = self.target.kind("udp", version, beside=beside and source is not None)
-                sock = self.loop.take(kind)
-            except OSError:
-                if beside and source:
-                    continue
-                raise
+        for sock, source in self.loop.sockets("udp", self.target, version, client, keep):
             try:
                 if source:
                     sock.bind(source)
