@@ -36,12 +36,11 @@ _MANY = 12
 
 
 class _Place:
-    """One network namespace."""
+    """One network namespace: `where` is a target's place."""
 
-    def __init__(self, path: str, fetch: Callable[[str], int]) -> None:
-        self.path = path
-        self.diag = Diag(fetch(path))
-        self.ends = Ends(fetch(path))
+    def __init__(self, where: str, fetch: Callable[[str], int]) -> None:
+        self.diag = Diag(fetch(where))
+        self.ends = Ends(fetch(where))
 
     def close(self) -> None:
         self.diag.close()
@@ -66,6 +65,7 @@ class Gate:
         self._tell_gone = gone
         self._places: dict[str, _Place | None] = {}
         self._since = time.monotonic()
+        self._let_go_at = 0.0
         self._gated: list[Publication] = []
         self._gone: set[str] = set()
         self._shut: list[Publication] = []
@@ -73,9 +73,9 @@ class Gate:
 
     def watched(self) -> Iterator[Watched]:
         """What is to be polled."""
-        for path, place in self._places.items():
+        for where, place in self._places.items():
             if place:
-                yield place.ends.fd, select.POLLIN, partial(self._ended, path, place)
+                yield place.ends.fd, select.POLLIN, partial(self._ended, where, place)
 
     def stir(self) -> None:
         """Something may begin to listen soon."""
@@ -93,19 +93,19 @@ class Gate:
         wanted = {publication.target.place for publication in gated}
         # Who sends datagrams on may be what keeps a container's namespace.
         wanted |= {place for each in publications if (place := each.target.place)}
-        for path in set(self._places) - wanted:
-            gone = self._places.pop(path)
-            self._gone.discard(path)
+        for where in set(self._places) - wanted:
+            gone = self._places.pop(where)
+            self._gone.discard(where)
             if gone:
                 gone.close()
-        for path in wanted - {path for path, place in self._places.items() if place}:
-            if path in self._gone:
+        for where in wanted - {where for where, place in self._places.items() if place}:
+            if where in self._gone:
                 continue
             try:
-                self._places[path] = _Place(path, self._fetch)
+                self._places[where] = _Place(where, self._fetch)
             except OSError as error:
-                say(f"see who listens in {path or 'the instance'}: {error.strerror or error}")
-                self._places[path] = None
+                say(f"see who listens in {where or 'the instance'}: {error.strerror or error}")
+                self._places[where] = None
         self._gated = gated
         self._look(
             [
@@ -125,13 +125,13 @@ class Gate:
                 place.close()
         self._places.clear()
 
-    def _ended(self, path: str, place: _Place) -> None:
+    def _ended(self, where: str, place: _Place) -> None:
         """Listeners inside have gone."""
-        if self._places.get(path) is not place:
+        if self._places.get(where) is not place:
             return
         ports = place.ends.read()
         if ports:
-            self.recheck(lambda publication: publication.target.place == path, ports)
+            self.recheck(lambda publication: publication.target.place == where, ports)
 
     def recheck(self, which: Callable[[Publication], bool], ports: Iterable[int]) -> None:
         """Look again at who leads to these ports."""
@@ -157,18 +157,22 @@ class Gate:
     def _let_go(self) -> None:
         """Our sockets must not be what keeps a container's namespace: where its path has gone, they
         are closed, and the ports are shut for good."""
-        for path, place in self._places.items():
-            if path and path not in self._gone and not self._is_there(path):
+        now = time.monotonic()
+        if now < self._let_go_at:
+            return
+        self._let_go_at = now + _LET_GO_SECONDS
+        for where, place in self._places.items():
+            if where and where not in self._gone and not self._is_there(where):
                 if place:
                     place.close()
-                self._places[path] = None
-                self._gone.add(path)
-                self._tell_gone(path)
+                self._places[where] = None
+                self._gone.add(where)
+                self._tell_gone(where)
                 self._look(
                     [
                         (publication, index)
                         for publication in self._gated
-                        if publication.target.place == path
+                        if publication.target.place == where
                         for index in range(publication.rule.count)
                     ]
                 )
@@ -185,20 +189,20 @@ class Gate:
         found = []
         ports: dict[str, set[int]] = {}
         for publication in self._shut:
-            path = publication.target.place
-            place = self._places.get(path)
+            where = publication.target.place
+            place = self._places.get(where)
             if place is None:
                 found += [(publication, index) for index in range(publication.rule.count)]
                 continue
-            if path not in ports:
+            if where not in ports:
                 try:
-                    ports[path] = place.diag.listening()
+                    ports[where] = place.diag.listening()
                 except OSError:
-                    ports[path] = set()
+                    ports[where] = set()
             first = publication.rule.port
             found += [
                 (publication, port - first)
-                for port in ports[path]
+                for port in ports[where]
                 if publication.has_port(port) and not publication.open[port - first]
             ]
         return found
@@ -210,7 +214,7 @@ class Gate:
             publication for publication in self._shut if publication.target.place not in self._gone
         ]
         if not shut:
-            watched = any(path and path not in self._gone for path in self._places)
+            watched = any(where and where not in self._gone for where in self._places)
             self.due = now + _LET_GO_SECONDS if watched else 0.0
             return
         age = now - self._since
